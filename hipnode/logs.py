@@ -1,0 +1,49 @@
+"""Logging: one line an event, no patient data. Studies appear by row id and hashed UID."""
+
+import hashlib
+import logging
+import sys
+
+import structlog
+
+
+def hashed(uid: str) -> str:
+    """Twelve hex digits that stand for a UID in logs, metrics and file names."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+def configure(json_lines: bool) -> None:
+    """Send structlog and the standard library's log to stderr, as text or as JSON lines."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if json_lines
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    # pynetdicom logs data sets and titles at INFO; celery and kombu their own heartbeat.
+    for name in ("pynetdicom", "celery.worker.strategy", "celery.app.trace", "kombu", "highdicom"):
+        logging.getLogger(name).setLevel(logging.WARNING)

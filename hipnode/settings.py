@@ -1,0 +1,138 @@
+"""Everything a site may change, read once at the door from `HIPNODE_*` (and `hipnode.env`).
+
+Settings are made in the command line, the web door and Alembic's env.py; every other room
+gets the values it needs as arguments.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hipnode.errors import SettingsError
+
+
+def _state_folder() -> Path:
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "hipnode"
+
+
+class Settings(BaseSettings):
+    """The settings of one installation. Frozen: nothing changes after start."""
+
+    model_config = SettingsConfigDict(env_prefix="HIPNODE_", frozen=True, extra="ignore")
+
+    data: Path = Field(
+        default_factory=_state_folder, description="Data folder: spool, database, broker files"
+    )
+    ae_title: str = Field("HIPNODE", min_length=1, max_length=16, description="AE title of this node")
+    host: str = Field("127.0.0.1", description="Address the C-STORE SCP listens on; 0.0.0.0 for all")
+    port: int = Field(11112, ge=0, le=65535, description="Port of the C-STORE SCP; 0 takes a free one")
+    allowed_peers: str = Field(
+        "*@127.0.0.0/8,*@::1/128",
+        description="Who may connect: AE@CIDR, comma separated; * for any AE title",
+    )
+    http_host: str = Field("127.0.0.1", description="Address of the health page")
+    http_port: int = Field(8080, ge=0, le=65535, description="Port of the health page")
+    database_url: str = Field("", description="SQLAlchemy URL; empty is SQLite in the data folder")
+    broker_url: str = Field("", description="Celery broker URL; empty is files in the data folder")
+    selection_file: Path | None = Field(
+        None, description="selection.toml of this site; unset is the shipped one"
+    )
+    destinations_file: Path | None = Field(
+        None, description="destinations.toml; unset is destinations.toml in the data folder"
+    )
+    packages: str = Field(
+        "", description="Folders with model packages beside the shipped ones, separated by ':'"
+    )
+
+    stable_age_s: float = Field(
+        10, gt=0, description="Seconds without a new instance before a study counts as complete"
+    )
+    stable_cap_s: float = Field(
+        300, gt=0, description="Seconds after which a study is closed even if images keep coming"
+    )
+    tick_s: float = Field(1, gt=0, description="Seconds between looks for complete studies")
+    sweep_s: float = Field(10, gt=0, description="Seconds between sweeps: overdue work, expired leases")
+    lease_s: float = Field(120, gt=0, description="Seconds a worker holds what it claimed")
+    max_attempts: int = Field(3, ge=1, description="How often an analysis is tried before it fails")
+    retry_s: float = Field(
+        10, gt=0, description="Seconds before a failed analysis is tried again; doubles each time"
+    )
+    analysis_deadline_s: float = Field(
+        3600, gt=0, description="Seconds a queued study waits for a worker before it fails"
+    )
+    batch_size: int = Field(0, ge=0, description="Studies a worker takes at once; 0 chooses by device")
+
+    delivery_give_up_s: float = Field(
+        86400, gt=0, description="Seconds after which an undelivered result is given up"
+    )
+    delivery_retry_s: float = Field(
+        5, gt=0, description="Seconds before the first repeat of a delivery; doubles each time"
+    )
+    delivery_retry_cap_s: float = Field(
+        600, gt=0, description="Longest pause between two tries of a delivery"
+    )
+    dimse_timeout_s: float = Field(30, gt=0, description="Seconds a destination may take for one answer")
+
+    max_associations: int = Field(16, ge=1, description="Associations served at the same time")
+    max_instance_bytes: int = Field(
+        512 * 2**20, gt=0, description="Largest data set accepted by C-STORE, bytes"
+    )
+    low_water_bytes: int = Field(
+        2 * 2**30, ge=0, description="Free disk space below which C-STORE is refused with A700"
+    )
+    backlog_limit: int = Field(
+        10000, gt=0, description="Unfinished studies above which C-STORE is refused with A700"
+    )
+
+    decode_children: int = Field(2, ge=1, description="Child processes that decode pixel data")
+    decode_timeout_s: float = Field(30, gt=0, description="Seconds one image may take to decode")
+    decode_memory_bytes: int = Field(2 * 2**30, gt=0, description="Address space of a decoding child, bytes")
+    decode_max_pixels: int = Field(64 * 10**6, gt=0, description="Largest image decoded, pixels")
+
+    log_json: bool = Field(False, description="Log one JSON object a line instead of text")
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.data / 'hipnode.db'}"
+
+    @property
+    def broker(self) -> str:
+        """The Celery broker URL in force."""
+        return self.broker_url or "filesystem://"
+
+    @property
+    def spool(self) -> Path:
+        """The folder of received and built DICOM files."""
+        return self.data / "spool"
+
+    @property
+    def destinations(self) -> Path:
+        """The file that names the destinations."""
+        return self.destinations_file or self.data / "destinations.toml"
+
+    @property
+    def package_folders(self) -> list[Path]:
+        """Folders searched for model packages, beside the shipped ones."""
+        return [self.data / "packages", *(Path(p) for p in self.packages.split(":") if p)]
+
+
+def load_settings() -> Settings:
+    """Read the environment, and the file `HIPNODE_ENV_FILE` or ./hipnode.env where there is one.
+
+    Raises SettingsError that names each wrong setting and what it may be.
+    """
+    file = os.environ.get("HIPNODE_ENV_FILE")
+    if file and not Path(file).is_file():
+        raise SettingsError(f"HIPNODE_ENV_FILE names {file}, which is not there.")
+    try:
+        return Settings(_env_file=file or "hipnode.env")  # type: ignore[call-arg]  # pydantic-settings adds it
+    except ValidationError as error:
+        lines = [
+            f"HIPNODE_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg']} (it is {e['input']!r})"
+            for e in error.errors()
+        ]
+        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from error

@@ -1,0 +1,1 @@
+"""What runs behind the queue: Celery tasks, the detector, training and the phantom."""
