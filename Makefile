@@ -1,0 +1,45 @@
+# Everything starts here: each target makes the virtual environment it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+FILMS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types serve up bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv/.node: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[worker]'
+	@touch $@
+
+.venv/.dev: .venv/.node
+	$(BIN)/pip install --quiet --editable '.[worker,dev]'
+	@touch $@
+
+demo: .venv/.node  ## from nothing to results on screen (FILMS=DIR sends your own DICOM films as well)
+	$(BIN)/hipnode demo --out demo-out $(if $(FILMS),--films '$(FILMS)')
+
+test: .venv/.dev  ## install what the tests need, run them all
+	sh tests/install_peers.sh
+	$(BIN)/pytest
+
+lint: .venv/.dev  ## ruff and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.dev  ## mypy, strict
+	$(BIN)/mypy
+
+serve up: .venv/.node  ## run the node with its workers on this machine
+	$(BIN)/hipnode up
+
+bench: .venv/.dev  ## measure: ingest beside Orthanc and DCMTK, stages, latency, backlog
+	sh tests/install_peers.sh
+	$(BIN)/python -m tests.bench
+
+clean:  ## remove what the other targets made
+	rm -rf .venv demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
