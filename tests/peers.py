@@ -125,9 +125,21 @@ class Redis:
         """Start it on its port and wait until it answers."""
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder],
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [
+                    self._program,
+                    "--port",
+                    str(self.port),
+                    "--bind",
+                    "127.0.0.1",
+                    "--save",
+                    "",
+                    "--dir",
+                    self.folder,
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         wait_for(lambda: _answers(self.port), "redis-server answers")
 
     def kill(self) -> None:
@@ -177,17 +189,33 @@ class Postgres:
         self._server = need("postgres") if not self._as else initdb.with_name("postgres")
         subprocess.run(
             [*self._as, initdb, "-D", self.data, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"],
-            check=True, capture_output=True, cwd="/",
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            cwd="/",
+        )
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the cluster and wait until it takes queries."""
         with (self.folder / "postgres.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._as, self._server, "-D", self.data, "-p", str(self.port), "-k", self.data, "-h", "127.0.0.1"],
-                stdout=log, stderr=log, start_new_session=True, cwd="/",
-            )  # fmt: skip
+                [
+                    *self._as,
+                    self._server,
+                    "-D",
+                    self.data,
+                    "-p",
+                    str(self.port),
+                    "-k",
+                    self.data,
+                    "-h",
+                    "127.0.0.1",
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
         wait_for(self._takes_queries, "postgres takes queries")
 
     def _takes_queries(self) -> bool:
