@@ -56,7 +56,7 @@ DELIVERY_TRANSITIONS: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {
     _D.SENDING: frozenset({_D.DELIVERED, _D.DUE, _D.FAILED}),
     _D.DELIVERED: frozenset({_D.COMMITTED, _D.DUE, _D.FAILED}),
     _D.COMMITTED: frozenset(),
-    _D.FAILED: frozenset(),
+    _D.FAILED: frozenset({_D.DUE}),  # a replay sends it again
 }
 
 TERMINAL: frozenset[AnalysisStatus] = frozenset(s for s, after in TRANSITIONS.items() if not after)

@@ -1,0 +1,89 @@
+"""Doors to the database: SQLite and PostgreSQL made to keep the same promises.
+
+A committed transaction survives power loss on both (WAL with synchronous=FULL;
+synchronous_commit=on), and no statement waits without end.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.orm import Session, sessionmaker
+
+from hipnode.errors import LedgerDown
+
+BUSY_TIMEOUT_S = 10.0
+"""How long a writer waits for another before the sender is told to try again."""
+
+_POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20000,
+    "options": (
+        "-c synchronous_commit=on -c lock_timeout=10s -c statement_timeout=30s "
+        "-c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+    ),
+}
+
+
+def sessions(database_url: str, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sessionmaker[Session]:
+    """A maker of sessions on the database at `database_url` (SQLAlchemy URL). It connects when first used."""
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": busy_timeout_s})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        engine = create_engine(url, connect_args=dict(_POSTGRES), pool_pre_ping=True, pool_timeout=10)
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # BEGIN is ours to say, see _begin_sqlite
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A write that begins as a read fails at once with "database is locked" when another came
+    # between; IMMEDIATE waits its turn (busy_timeout) instead.
+    read_only = connection.get_execution_options().get("postgresql_readonly")
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def transaction(make: sessionmaker[Session]) -> Iterator[Session]:
+    """A session in one write transaction, committed at the end.
+
+    Raises LedgerDown when the database does not answer; nothing is committed then, or (only when
+    the connection broke during COMMIT itself) it is unknown, and the caller must act as if it was not.
+    """
+    with _answering(), make.begin() as session:
+        yield session
+
+
+@contextmanager
+def reading(make: sessionmaker[Session]) -> Iterator[Session]:
+    """A session that only reads and waits for no writer. Raises LedgerDown."""
+    with _answering(), make.begin() as session:
+        session.connection(execution_options={"postgresql_readonly": True})
+        yield session
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise LedgerDown("The database does not answer.") from error
+    except (OperationalError, InterfaceError) as error:
+        raise LedgerDown(f"The database does not answer ({type(error.orig).__name__}).") from error
+    except DBAPIError as error:
+        if type(error) is DatabaseError or error.connection_invalidated:
+            raise LedgerDown(f"The database is out of order ({type(error.orig).__name__}).") from error
+        raise
