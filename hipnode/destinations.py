@@ -20,13 +20,18 @@ with the reason NO_DESTINATION.
 """
 
 import difflib
+import threading
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from hipnode.errors import SettingsError
+
+logger = structlog.get_logger(__name__)
 
 KINDS = ("SR", "SC")
 SR_CLASSES = ("comprehensive", "comprehensive3d")
@@ -132,6 +137,44 @@ def routes_for_senders(destinations: Iterable[Destination], senders: Iterable[Se
         if served:
             routes.append(destination.of_sender(served[-1]))
     return routes
+
+
+class DestinationsFile:
+    """destinations.toml as it is now: read again when it changed.
+
+    A file that cannot be used when the process starts raises SettingsError. One that becomes so
+    later is logged once, and the destinations read last stay in force.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen = self._stamp()
+        self._known = load_destinations(path)
+
+    def current(self) -> list[Destination]:
+        """The destinations in force."""
+        with self._lock:
+            stamp = self._stamp()
+            if stamp != self._seen:
+                self._seen = stamp
+                try:
+                    self._known = load_destinations(self._path)
+                    logger.info("destinations read again", count=len(self._known))
+                except SettingsError as error:
+                    logger.error("destinations not changed", why=str(error))  # noqa: TRY400  # the text says it all
+            return self._known
+
+    def named(self, name: str) -> Destination | None:
+        """The destination of this name, if the file has it."""
+        return next((destination for destination in self.current() if destination.name == name), None)
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            state = self._path.stat() if self._path is not None else None
+        except OSError:
+            return None
+        return (state.st_mtime_ns, state.st_size) if state is not None else None
 
 
 class _Entry:

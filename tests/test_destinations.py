@@ -6,6 +6,7 @@ import pytest
 
 from hipnode.destinations import (
     Destination,
+    DestinationsFile,
     RemoteAE,
     Sender,
     load_destinations,
@@ -162,3 +163,21 @@ def test_a_file_that_is_no_list_of_destinations_is_refused(tmp_path: Path, text:
 def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load_destinations(tmp_path)
+
+
+PACS = '[[destination]]\nname="pacs"\nae_title="PACS"\nhost="h"\nport=104\n'
+
+
+def test_a_changed_file_is_read_again_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "destinations.toml"
+    destinations = DestinationsFile(file)
+    assert destinations.current() == []
+    write(tmp_path, PACS)
+    assert [one.name for one in destinations.current()] == ["pacs"]
+    write(tmp_path, PACS.replace("104", "'x'"))
+    assert [one.port for one in destinations.current()] == [104]
+    write(tmp_path, PACS.replace("104", "11112"))
+    assert destinations.named("pacs") == Destination("pacs", "PACS", "h", 11112)
+    assert destinations.named("gone") is None
+    file.unlink()
+    assert destinations.current() == []
