@@ -172,6 +172,25 @@ def claim_deliveries(
     return batches
 
 
+def hold_sending(session: Session, batch: DeliveryBatch, lease_s: float, now: datetime) -> None:
+    """Extend the leases of a batch whose transfer takes long. Raises IllegalTransition when all are lost."""
+    kept = 0
+    for item in batch.items:
+        extended = session.scalar(
+            update(Delivery)
+            .where(
+                Delivery.id == item.delivery_id,
+                Delivery.fence == item.fence,
+                Delivery.status == DeliveryStatus.SENDING,
+            )
+            .values(lease_until=now + timedelta(seconds=lease_s))
+            .returning(Delivery.id)
+        )
+        kept += extended is not None
+    if not kept:
+        raise IllegalTransition(f"the leases on the deliveries of study {batch.study_id} are lost")
+
+
 def _sending(
     session: Session, delivery: Delivery, result: Result, owner: str, now: datetime, lease_until: datetime
 ) -> DeliveryItem | None:
