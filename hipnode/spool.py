@@ -8,12 +8,13 @@ import errno
 import hashlib
 import io
 import json
+import mmap
 import os
 import secrets
 import struct
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Thread
@@ -178,6 +179,7 @@ class Incoming:
         self._part = spool.root / "incoming" / f"{name}.part"
         self._digest = hashlib.sha256()
         self._size = 0
+        self._head_bytes = len(head)
         self._file: io.FileIO | None = None
         try:
             free = spool.free_bytes()
@@ -195,6 +197,27 @@ class Incoming:
 
     def __exit__(self, *_: object) -> None:
         self.discard()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the data set as far as it is written."""
+        return self._digest.hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the data set written so far."""
+        return self._size
+
+    @contextmanager
+    def data_set(self) -> Iterator[memoryview]:
+        """The data set as far as it is written, mapped and not copied. Before `keep` or `discard`."""
+        try:
+            with self._part.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise _refused(error) from error
+        with mapped, memoryview(mapped) as whole, whole[self._head_bytes :] as view:
+            yield view
 
     def write(self, piece: Buffer) -> None:
         """Append a piece of the data set. Raises SpoolFull, OutOfResources; the file is gone then."""
