@@ -13,12 +13,14 @@ from queue import Empty
 from typing import Any
 
 import structlog
+from amqp.exceptions import AMQPError  # type: ignore[import-untyped]
 from celery import Celery
 from kombu import Connection
 from kombu.exceptions import KombuError
 from kombu.transport import filesystem
 from kombu.utils.encoding import bytes_to_str, str_to_bytes
 from kombu.utils.json import dumps, loads
+from redis.exceptions import RedisError
 
 logger = structlog.get_logger(__name__)
 
@@ -33,6 +35,8 @@ ENOUGH_BELLS = 20
 
 WORKER_FLAGS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 """For `celery worker`: no chatter between workers, which costs an idle node its rest."""
+
+_FAILURES = (KombuError, AMQPError, RedisError, OSError, EOFError)
 
 _POLLING_S = 0.02
 _CONNECT_S = 2.0
@@ -168,7 +172,7 @@ class Bell:
                     connection=self._open(),
                     ignore_result=True,
                 )
-            except _failures() as error:
+            except _FAILURES as error:
                 logger.warning("bell not rung", queue=queue, why=type(error).__name__)
                 self._drop()
                 return False
@@ -179,10 +183,8 @@ class Bell:
         with self._lock:
             try:
                 with self._open().channel() as channel:
-                    return int(channel.queue_declare(queue=queue, passive=True).message_count)
-            except _failures() as error:
-                if getattr(error, "reply_code", None) == 404:  # nobody has rung or listened yet
-                    return 0
+                    return int(channel.queue_declare(queue=queue).message_count)
+            except _FAILURES as error:
                 logger.warning("broker does not answer", queue=queue, why=type(error).__name__)
                 self._drop()
                 return None
@@ -204,7 +206,7 @@ class Bell:
     def _drop(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            with suppress(*_failures()):
+            with suppress(*_FAILURES):
                 connection.release()
 
 
@@ -249,9 +251,3 @@ def purge_stale(older_than_s: float = 2 * BELL_LASTS_S) -> int:
                     entry.unlink()
                     removed += 1
     return removed
-
-
-def _failures() -> tuple[type[BaseException], ...]:
-    import redis.exceptions
-
-    return (KombuError, OSError, EOFError, redis.exceptions.RedisError)
