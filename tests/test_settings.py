@@ -1,0 +1,48 @@
+"""Settings: every one documented, wrong ones named."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hipnode.errors import SettingsError
+from hipnode.settings import Settings, load_settings
+
+EXAMPLE = Path(__file__).parent.parent / "deploy" / "hipnode.env.example"
+
+
+def test_the_example_file_names_every_setting_with_its_default():
+    named = dict(re.findall(r"^# (HIPNODE_[A-Z_]+)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
+    assert set(named) == {f"HIPNODE_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if name != "data":
+            shown = "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+            assert named[f"HIPNODE_{name.upper()}"] == shown, name
+
+
+def test_every_setting_is_described():
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_wrong_settings_are_named_all_at_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIPNODE_PORT", "70000")
+    monkeypatch.setenv("HIPNODE_AE_TITLE", "LONGER_THAN_SIXTEEN")
+    with pytest.raises(SettingsError, match=r"(?s)HIPNODE_AE_TITLE.*HIPNODE_PORT"):
+        load_settings()
+
+
+def test_the_environment_wins_over_the_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site.env").write_text("HIPNODE_PORT=104\nHIPNODE_AE_TITLE=FROMFILE\n")
+    monkeypatch.setenv("HIPNODE_ENV_FILE", "site.env")
+    monkeypatch.setenv("HIPNODE_PORT", "11113")
+    settings = load_settings()
+    assert (settings.port, settings.ae_title) == (11113, "FROMFILE")
+
+
+def test_a_missing_settings_file_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HIPNODE_ENV_FILE", str(tmp_path / "nowhere.env"))
+    with pytest.raises(SettingsError, match=r"nowhere\.env"):
+        load_settings()
