@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     Enum,
@@ -115,7 +116,7 @@ class Instance(Base):
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
     sha256: Mapped[str] = mapped_column(String(64))  #: of the data set as received, without group 2
-    size_bytes: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
     relative_path: Mapped[str | None] = mapped_column(String(255))  #: in the spool; null: not kept
     role: Mapped[Role]
     reason_code: Mapped[ReasonCode | None]
