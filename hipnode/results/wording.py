@@ -1,0 +1,248 @@
+"""Every sentence a reader meets in a result, made once and used by report, overlay, text and preview.
+
+The words follow two rules: a negative answer says what it does not exclude, and an answer that was
+not given says so; nothing here calls a film unremarkable.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hipnode.errors import SelfCheckFailed
+from hipnode.findings import Algorithm, Finding, FindingClass, ImageReading, Side, StudyReading
+from hipnode.status import Outcome
+
+NODE_NAME = "hipnode"  #: stands where no package looked
+RESEARCH_USE = "For research use only; not for diagnosis."
+NOT_FOR_MEASUREMENT = "Not for measurement."
+NO_STATEMENT = "No statement about fracture is made."
+
+_SIDES: Mapping[Side, str] = {Side.RIGHT: "right", Side.LEFT: "left"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A finding with the name it has in every object of the study."""
+
+    number: int  #: from 1, over all images of the study
+    image_uid: str
+    finding: Finding
+    known: FindingClass
+    alternative: FindingClass | None
+    calibrated: bool
+
+    @property
+    def name(self) -> str:
+        """The name in every object, "AI-1"."""
+        return f"AI-{self.number}"
+
+    @property
+    def side(self) -> str:
+        """ "R", "L", or "" where the header does not give it."""
+        return str(self.finding.side.side) if self.finding.side else ""
+
+    @property
+    def tracking_identifier(self) -> str:
+        """What a viewer lists the finding as, e.g. "AI-1 R Displaced femoral neck fracture"."""
+        return " ".join(part for part in (self.name, self.side, self.known.meaning) if part)
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        """The lines beside the box in the overlay."""
+        score = score_text(self.finding.score, self.calibrated, short=True)
+        return f"{self.name}  {self.side or 'side not given'}  {score}", self.known.meaning
+
+    @property
+    def short_sentence(self) -> str:
+        """The finding in the overlay's strip: without how the side is known, and without the rule."""
+        finding = self.finding
+        side = f", {_SIDES[finding.side.side]}" if finding.side else ", side not given"
+        text = f"{self.name}: {self.known.meaning}{side}, {score_text(finding.score, self.calibrated)}"
+        if self.alternative and finding.alternative:
+            other = score_text(finding.alternative.score, self.calibrated, short=True)
+            text += f"; or {_lower(self.alternative.meaning)}, {other}"
+        return f"{text}."
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words, with score, side and how it is known, alternative and rule."""
+        finding = self.finding
+        side = (
+            f"{_SIDES[finding.side.side]} (side known from {finding.side.source})"
+            if finding.side
+            else "side not given by the image"
+        )
+        text = f"{self.name}: {self.known.meaning}, {side}, {score_text(finding.score, self.calibrated)}."
+        if self.alternative and finding.alternative:
+            other = score_text(finding.alternative.score, self.calibrated)
+            text += f" Alternative: {_lower(self.alternative.meaning)}, {other}."
+        if finding.rule:
+            text += f" Class chosen by rule: {finding.rule}."
+        return text
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a result says, in the order a reader takes it in."""
+
+    heading: str  #: a few words, the banner
+    summary: str  #: one sentence
+    findings: tuple[str, ...]  #: one sentence each
+    notes: tuple[str, ...]  #: images that failed, "analysed although ..."
+    algorithm: str  #: who looked
+    provenance: tuple[str, ...]  #: where the weights come from, limits, intended use
+
+    @property
+    def wording(self) -> list[str]:
+        """Every sentence: part of the canonical content."""
+        return [self.heading, self.summary, *self.findings, *self.notes, self.algorithm, *self.provenance]
+
+
+def score_text(score: float, calibrated: bool, short: bool = False) -> str:
+    """A score in words: a certainty only where the package is calibrated."""
+    if calibrated:
+        return f"{score:.0%}".replace("%", " %") if short else f"certainty {100 * score:.0f} %"
+    return f"AI score {score:.2f}" + ("" if short else " (uncalibrated)")
+
+
+def number_marks(reading: StudyReading, algorithm: Algorithm | None) -> list[Mark]:
+    """Name the findings of a study, image by image. Raises SelfCheckFailed on a class nobody declared."""
+    marks: list[Mark] = []
+    for image in reading.images:
+        for finding in image.findings:
+            other = finding.alternative
+            marks.append(
+                Mark(
+                    number=len(marks) + 1,
+                    image_uid=image.sop_instance_uid,
+                    finding=finding,
+                    known=_class_named(algorithm, finding.class_name),
+                    alternative=_class_named(algorithm, other.class_name) if other else None,
+                    calibrated=bool(algorithm and algorithm.calibrated),
+                )
+            )
+    return marks
+
+
+def say_study(reading: StudyReading, marks: Sequence[Mark], algorithm: Algorithm | None) -> Statement:
+    """What the report says of the whole study."""
+    who = _who(algorithm)
+    count = len(reading.images)
+    read = [i for i in reading.images if i.outcome in (Outcome.FINDINGS, Outcome.NONE)]
+    notes: list[str] = []
+    for position, image in enumerate(reading.images, 1):
+        name = f"Image {position} of {count}: " if count > 1 else ""
+        if image.outcome is Outcome.NONE and count > 1:
+            notes.append(f"{name}{_nothing_found(who)}")
+        elif image not in read and (count > 1 or image.reason != reading.reason):
+            notes.append(f"{name}{_not_analysed(image)}")
+        notes += [f"{name}{_although(flag.sentence)}" for flag in image.flags]
+    outcome = reading.outcome
+    reason = reading.reason.sentence if reading.reason else ""
+    if outcome is Outcome.PARTIAL:
+        found = "POSSIBLE FRACTURE MARKED" if marks else "NO FRACTURE DETECTED IN WHAT WAS READ"
+        heading = f"AI: {found}, STUDY ONLY PARTLY ANALYSED"
+        summary = f"Partly analysed by {who}: {len(read)} of {count} images could be read. " + (
+            _found(marks, who) if marks else _nothing_found(who)
+        )
+    elif outcome is Outcome.FINDINGS:
+        heading, summary = "AI: POSSIBLE FRACTURE MARKED", _found(marks, who)
+    elif outcome is Outcome.NONE:
+        heading, summary = _NOTHING, _nothing_found(who)
+    elif outcome is Outcome.NOT_ANALYSED:
+        heading, summary = "AI: NOT ANALYSED", f"Not analysed: {reason} {NO_STATEMENT}"
+    else:
+        heading, summary = "AI: ANALYSIS FAILED", f"The analysis failed: {reason} {NO_STATEMENT}"
+    return Statement(
+        heading, summary, tuple(m.sentence for m in marks), tuple(notes), who, _provenance(algorithm)
+    )
+
+
+def say_image(image: ImageReading, marks: Sequence[Mark], algorithm: Algorithm | None) -> Statement:
+    """What the overlay of one image says. `marks` are those of this image."""
+    who = _who(algorithm)
+    reason = image.reason.sentence if image.reason else ""
+    if image.outcome is Outcome.FINDINGS:
+        heading, summary = "AI: POSSIBLE FRACTURE MARKED", _found(marks, who)
+    elif image.outcome is Outcome.NONE:
+        heading, summary = _NOTHING, _nothing_found(who)
+    elif image.outcome is Outcome.NOT_ANALYSED:
+        heading, summary = "AI: NOT ANALYSED", f"Not analysed: {reason} {NO_STATEMENT}"
+    else:
+        heading, summary = "AI: ANALYSIS FAILED", f"The analysis failed: {reason} {NO_STATEMENT}"
+    notes = tuple(_although(flag.sentence) for flag in image.flags)
+    short = tuple(mark.short_sentence for mark in marks)
+    return Statement(heading, summary, short, notes, who, _provenance(algorithm))
+
+
+def result_text(
+    reading: StudyReading, algorithm: Algorithm | None, analysed_at: datetime, width: int = 0
+) -> str:
+    """The result as plain text, the same sentences as in the report. width: wrap at it, 0 does not wrap."""
+    import textwrap
+
+    marks = number_marks(reading, algorithm)
+    said = say_study(reading, marks, algorithm)
+    lines = [said.heading, "", said.summary]
+    for mark in marks:
+        box = mark.finding.box
+        lines.append(
+            f"  {mark.sentence} Box: columns {box.column_min:.0f} to {box.column_max:.0f}, "
+            f"rows {box.row_min:.0f} to {box.row_max:.0f}."
+        )
+    lines += [f"  {note}" for note in said.notes]
+    lines += ["", said.algorithm, f"Analysed {analysed_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"]
+    if algorithm:
+        lines.append(f"Package {algorithm.package_id}, weights SHA-256 {algorithm.sha256}")
+    lines += said.provenance
+    if width:
+        lines = [
+            wrapped
+            for line in lines
+            for wrapped in (textwrap.wrap(line, width, subsequent_indent="    ") or [""])
+        ]
+    return "\n".join(lines) + "\n"
+
+
+_NOTHING = "AI: NO FRACTURE DETECTED, DOES NOT EXCLUDE FRACTURE"
+
+
+def _class_named(algorithm: Algorithm | None, name: str) -> FindingClass:
+    try:
+        if algorithm is not None:
+            return algorithm.class_named(name)
+    except KeyError:
+        pass
+    raise SelfCheckFailed(f"A finding names the class {name!r}, which the model package does not declare.")
+
+
+def _who(algorithm: Algorithm | None) -> str:
+    return f"{algorithm.name} {algorithm.version}".strip() if algorithm else NODE_NAME
+
+
+def _found(marks: Sequence[Mark], who: str) -> str:
+    count = "1 region" if len(marks) == 1 else f"{len(marks)} regions"
+    return f"{count} suspicious for fracture marked by {who}; other fractures are not excluded."
+
+
+def _nothing_found(who: str) -> str:
+    return f"No fracture detected by {who}; does not exclude fracture."
+
+
+def _not_analysed(image: ImageReading) -> str:
+    reason = image.reason.sentence if image.reason else "no reason was recorded."
+    return f"Not analysed: {reason} {NO_STATEMENT}"
+
+
+def _although(sentence: str) -> str:
+    return f"Analysed although: {sentence}"
+
+
+def _provenance(algorithm: Algorithm | None) -> tuple[str, ...]:
+    of_package = (algorithm.origin, *algorithm.limits) if algorithm else ()
+    return (*(text for text in of_package if text), RESEARCH_USE, NOT_FOR_MEASUREMENT)
+
+
+def _lower(meaning: str) -> str:
+    """A meaning in the middle of a sentence; an acronym at its start stays."""
+    return meaning if meaning[1:2].isupper() else meaning[:1].lower() + meaning[1:]
