@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from hipnode import faults
 from hipnode.errors import OutOfResources, SpoolFull, SpoolMissing
 
 if TYPE_CHECKING:
@@ -247,10 +248,13 @@ class Incoming:
     def keep(self) -> StoredFile:
         """Make the file durable and give it its name. Raises SpoolFull, OutOfResources."""
         path = self._spool.root / self._relative
+        faults.point("spool.written")
         self._sync()
+        faults.point("spool.synced")
         try:
             _make_folder(path.parent)
             self._part.rename(path)
+            faults.point("spool.renamed")
             _sync_folder(path.parent)
             self._close()
         except OSError as error:

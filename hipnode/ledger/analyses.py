@@ -1,6 +1,7 @@
 """Analyses: the one mover of their status, and what workers claim and give back."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 from hipnode.errors import IllegalTransition
 from hipnode.findings import Reason
 from hipnode.ledger.events import note
-from hipnode.ledger.instances import last_sender
+from hipnode.ledger.instances import last_sender, open_analysis, sources_of_study
 from hipnode.ledger.mover import Before, advance
 from hipnode.ledger.records import Claim, Holder, Image, ImageDecision, OpenAnalysis
 from hipnode.status import TERMINAL, AnalysisStatus, ReasonCode
@@ -39,7 +40,9 @@ def studies_due_to_close(
         quiet = and_(quiet, Study.study_instance_uid.not_in(list(held)))
     over = or_(Analysis.receiving_since <= now - cap, Analysis.receiving_since > now + cap)
     rows = session.execute(
-        select(Analysis.id, Analysis.study_id, Study.study_instance_uid, Analysis.number, Analysis.fence)
+        select(
+            Analysis.id, Analysis.study_id, Study.study_instance_uid, Analysis.number, Analysis.fence, over
+        )
         .join(Study, Study.id == Analysis.study_id)
         .where(Analysis.status == AnalysisStatus.RECEIVING, or_(quiet, over))
         .order_by(Analysis.last_instance_at, Analysis.id)
@@ -59,7 +62,11 @@ def queue_analysis(
     """RECEIVING -> QUEUED: pin the package and the images, due now.
 
     package_sha256 None: this process does not have the package; the worker that claims pins its own.
+    Raises IllegalTransition when an image came since `opened` was read: the study is not stable. With
+    `opened.over` it is closed all the same, and the next number opened for what came.
     """
+    if opened.over:
+        opened = _as_it_is(session, opened)
     advance(
         session,
         opened,
@@ -68,6 +75,24 @@ def queue_analysis(
         values={"package_id": package_id, "package_sha256": package_sha256, "queued_at": now, "due_at": now},
     )
     _keep_decisions(session, opened.analysis_id, decisions)
+    if opened.over:
+        _open_for_late(session, opened, decisions, now)
+
+
+def _as_it_is(session: Session, opened: OpenAnalysis) -> OpenAnalysis:
+    session.execute(select(Study.id).where(Study.id == opened.study_id).with_for_update())
+    fence = session.scalar(select(Analysis.fence).where(Analysis.id == opened.analysis_id))
+    return replace(opened, fence=opened.fence if fence is None else fence)
+
+
+def _open_for_late(
+    session: Session, opened: OpenAnalysis, decisions: Sequence[ImageDecision], now: datetime
+) -> None:
+    decided = {d.instance_id for d in decisions}
+    if any(image.instance_id not in decided for image in sources_of_study(session, opened.study_id)):
+        open_analysis(
+            session, opened.study_id, opened.owner, now, why="images came while the study was closed"
+        )
 
 
 def queue_sibling(
@@ -115,9 +140,16 @@ def end_not_applicable(
     decisions: Sequence[ImageDecision],
     now: datetime,
 ) -> None:
-    """RECEIVING or ANALYSING -> NOT_APPLICABLE: no image of the study is one we read."""
+    """RECEIVING or ANALYSING -> NOT_APPLICABLE: no image of the study is one we read.
+
+    Images that came meanwhile: see `queue_analysis`.
+    """
+    if isinstance(holder, OpenAnalysis) and holder.over:
+        holder = _as_it_is(session, holder)
     advance(session, holder, AnalysisStatus.NOT_APPLICABLE, now, reason)
     _keep_decisions(session, holder.analysis_id, decisions)
+    if isinstance(holder, OpenAnalysis) and holder.over:
+        _open_for_late(session, holder, decisions, now)
 
 
 def fail(session: Session, holder: Holder, reason: Reason, now: datetime) -> None:
@@ -294,7 +326,7 @@ def hold(session: Session, claim: Claim, lease_s: float, now: datetime) -> Claim
     )
     if kept is None:
         raise IllegalTransition(f"the lease on analysis {claim.analysis_id} is lost")
-    return Claim(**{**claim.__dict__, "lease_until": until})
+    return replace(claim, lease_until=until)
 
 
 def expire_leases(session: Session, now: datetime, lease_s: float) -> int:

@@ -172,7 +172,12 @@ def _due(session: Session, study_id: int, who: str, now: datetime, opens: bool) 
     ).all()
     receiving = [row for row in waiting if row.status is AnalysisStatus.RECEIVING]
     if receiving:
-        session.execute(update(Analysis).where(Analysis.id == receiving[0].id).values(last_instance_at=now))
+        # the new fence stops a tick that is closing the study without this image
+        session.execute(
+            update(Analysis)
+            .where(Analysis.id == receiving[0].id)
+            .values(last_instance_at=now, fence=receiving[0].fence + 1)
+        )
     elif opens and len(waiting) == 1:
         row = waiting[0]
         again: dict[str, Any] = {

@@ -63,13 +63,17 @@ class Recorded:
 
 @dataclass(frozen=True)
 class OpenAnalysis:
-    """An analysis still RECEIVING, as the tick closes it."""
+    """An analysis still RECEIVING, as the tick closes it.
+
+    over: it was open for the cap; it closes even if images keep coming.
+    """
 
     analysis_id: int
     study_id: int
     study_instance_uid: str
     number: int
     fence: int
+    over: bool = False
     owner: str = "intake"
 
 

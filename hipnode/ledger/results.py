@@ -1,6 +1,6 @@
 """Results of a look: kept once, and put on their way to every destination that takes them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,11 +24,13 @@ def record_results(
     routes: Sequence[Route],
     analysed_at: datetime,
     now: datetime,
+    on_disk: Callable[[str], bool] = lambda _path: True,
 ) -> RecordedResults:
     """ANALYSING (or QUEUED, for a notice) -> DELIVERING: keep what was read and built, open deliveries.
 
     A result whose SOP Instance UID is known is the earlier one: its row and bytes serve, and where it
     was delivered it is not sent again. Nothing to send ends the analysis here (settle).
+    on_disk: whether a file of the spool is there; the new bytes take the place of lost ones.
     Raises IllegalTransition when the claim is lost; nothing is written then.
     """
     values: dict[str, Any] = {"outcome": reading.outcome, "analysed_at": analysed_at, "due_at": None}
@@ -39,7 +41,7 @@ def record_results(
         _record_image(session, claim.analysis_id, image)
     results, spare = [], []
     for file in built:
-        result, made = _keep(session, claim, file, now)
+        result, made = _keep(session, claim, file, now, on_disk)
         results.append(result)
         if not made and file.relative_path != result.relative_path:
             spare.append(file.relative_path)
@@ -125,13 +127,18 @@ def _record_image(session: Session, analysis_id: int, image: ImageReading) -> No
         )
 
 
-def _keep(session: Session, claim: Claim, file: ResultFile, now: datetime) -> tuple[Result, bool]:
+def _keep(
+    session: Session, claim: Claim, file: ResultFile, now: datetime, on_disk: Callable[[str], bool]
+) -> tuple[Result, bool]:
     known = session.scalar(select(Result).where(Result.sop_instance_uid == file.sop_instance_uid))
     if known is not None:
         if known.study_id != claim.study_id:
             raise IllegalTransition(
                 f"result {known.id} belongs to study {known.study_id}, not {claim.study_id}"
             )
+        if file.relative_path != known.relative_path and not on_disk(known.relative_path):
+            known.relative_path, known.sha256 = file.relative_path, file.sha256
+            session.flush()
         return known, False
     result = Result(
         study_id=claim.study_id,
