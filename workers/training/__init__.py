@@ -1,0 +1,1 @@
+"""Training of the detector: assignment, losses, loop, evaluation, packages."""

@@ -1,0 +1,147 @@
+"""Training recipes: every number of a run, under a name.
+
+`bjj2025` holds the numbers of the published system (Bone Joint J 2025;107-B:213-220) where it
+prints them and tinyvision/DAMO-YOLO's where it does not. `phantom-short` is what the shipped
+weights were trained with: a run of an hour or two on two CPU cores, from scratch.
+"""
+
+from dataclasses import dataclass, field
+
+from hipnode.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training picture is varied. Ranges are uniform; 0 or (1, 1) switches a step off.
+
+    flip: probability of mirroring left and right (no class names a side, so labels stay)
+    scale: factor about the middle; rotation_deg, shear_deg: +-; shift: +- share of the size
+    gamma, contrast: factors; brightness: +- share of 255; noise: upper end of the SD, share of 255
+    blur_px: upper end of the Gaussian sigma, applied to half of the pictures
+    invert, erase: probabilities of inverting, of erasing rectangles away from the boxes
+    mosaic, mixup: probabilities of joining four pictures, of blending two (off while holding)
+    mosaic_scale: the scale range used instead of `scale` on a mosaic
+    """
+
+    flip: float = 0.5
+    scale: tuple[float, float] = (1.0, 1.0)
+    rotation_deg: float = 0.0
+    shear_deg: float = 0.0
+    shift: float = 0.0
+    gamma: tuple[float, float] = (1.0, 1.0)
+    contrast: tuple[float, float] = (1.0, 1.0)
+    brightness: float = 0.0
+    noise: float = 0.0
+    blur_px: float = 0.0
+    invert: float = 0.0
+    erase: float = 0.0
+    mosaic: float = 0.0
+    mixup: float = 0.0
+    mosaic_scale: tuple[float, float] = (0.1, 2.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train.
+
+    input_size: pixels, the picture is stretched to this square (a multiple of 32)
+    early_sizes: (share of the run, pixels): the first epochs see smaller pictures, which cost less
+    batch: pictures per optimiser step; micro_batch: pictures per pass, accumulated to the batch
+    epochs: passes over the data; or images: pictures in all, whatever the size of the data
+    epoch_images: pictures an epoch draws; None for one pass over the data
+    lr_per_image: base learning rate divided by the batch
+    warmup_images / hold_images: pictures; where None, epochs count (warmup_epochs, hold_epochs)
+    hold: the last part at the floor of the learning rate, without mosaic and mixup
+    """
+
+    name: str
+    input_size: int
+    batch: int
+    optimiser: str  # "sgd" or "adamw"
+    lr_per_image: float
+    weight_decay: float
+    micro_batch: int = 16
+    momentum: float = 0.9
+    epochs: float = 0.0
+    images: int = 0
+    epoch_images: int | None = None
+    warmup_epochs: float = 0.0
+    warmup_images: int | None = None
+    hold_epochs: float = 0.0
+    hold_images: int | None = None
+    min_lr_ratio: float = 0.05
+    clip_norm: float | None = None
+    ema_momentum: float = 0.9998
+    ema_ramp: float = 2000.0
+    early_sizes: tuple[tuple[float, int], ...] = ()
+    bf16: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def size_at(self, share: float) -> int:
+        """The input size where `share` (0..1) of the run is done."""
+        for until, size in self.early_sizes:
+            if share < until:
+                return size
+        return self.input_size
+
+
+_BJJ2025 = Recipe(
+    name="bjj2025",
+    input_size=1024,
+    batch=64,
+    optimiser="sgd",
+    lr_per_image=0.01 / 64,
+    weight_decay=5e-4,
+    epochs=430,
+    warmup_epochs=5,
+    hold_epochs=16,
+    augmentation=Augmentation(
+        scale=(1.0, 1.0),
+        rotation_deg=10,
+        shear_deg=0.2,
+        shift=0.2,
+        mosaic=1.0,
+        mixup=0.15,
+    ),
+)
+
+_PHANTOM_SHORT = Recipe(
+    name="phantom-short",
+    input_size=384,
+    early_sizes=((0.15, 224), (0.4, 320)),
+    batch=8,
+    micro_batch=8,
+    optimiser="adamw",
+    lr_per_image=1e-3 / 8,
+    weight_decay=0.05,
+    images=24_000,
+    epoch_images=1_000,
+    warmup_images=1_600,
+    hold_images=1_000,
+    min_lr_ratio=0.02,
+    clip_norm=10.0,
+    ema_momentum=0.998,
+    ema_ramp=300,
+    augmentation=Augmentation(
+        scale=(0.88, 1.18),
+        rotation_deg=8,
+        shift=0.05,
+        gamma=(0.75, 1.35),
+        contrast=(0.8, 1.2),
+        brightness=0.08,
+        noise=0.04,
+        blur_px=0.8,
+        invert=0.02,
+        erase=0.15,
+    ),
+)
+
+RECIPES: dict[str, Recipe] = {r.name: r for r in (_BJJ2025, _PHANTOM_SHORT)}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe called `name`. Raises SettingsError that lists the known ones."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise SettingsError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}") from None
