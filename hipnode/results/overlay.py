@@ -30,7 +30,7 @@ STRIP: Rgb = (20, 20, 20)
 RULE: Rgb = (90, 90, 90)
 
 REFERENCE_PX = 512  #: the size at which everything must still be readable
-BODY_PX, HEADING_PX, LABEL_PX = 12.0, 14.5, 12.0  #: font sizes at that size
+BODY_PX, HEADING_PX, LABEL_PX = 12.0, 14.5, 11.0  #: font sizes at that size
 LINE_PX, MIN_LINE_PX = 1.5, 3.0
 PLATE = 0.6  #: how much a label dims the film under it
 CARD_PX = 1024  #: width of an overlay without a picture
@@ -59,12 +59,6 @@ class Rect:
     right: float
     bottom: float
 
-    def overlap(self, other: "Rect") -> float:
-        """Area both cover, in pixels."""
-        wide = min(self.right, other.right) - max(self.left, other.left)
-        high = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return max(wide, 0.0) * max(high, 0.0)
-
     def grown(self, by: float) -> "Rect":
         """Larger by so many pixels on each side."""
         return Rect(self.left - by, self.top - by, self.right + by, self.bottom + by)
@@ -91,11 +85,15 @@ def draw_overlay(
     unit = max(width, rows) / REFERENCE_PX if pixels is not None else width / REFERENCE_PX
     above = _strip_above(said, outcome, width, unit)
     below = _strip_below(said, when, width, unit)
+    if pixels is None:
+        rows = max(0, width // 2 - above.shape[0] - below.shape[0])
     canvas = np.empty((above.shape[0] + rows + below.shape[0], width, 3), np.uint8)
     canvas[: above.shape[0]] = above
     canvas[above.shape[0] + rows :] = below
     picture = canvas[above.shape[0] : above.shape[0] + rows]
     picture[:, columns:] = STRIP
+    if pixels is None:
+        return canvas
     picture = picture[:, :columns]
     for channel in range(3):  # four times as fast as broadcasting
         picture[:, :, channel] = film
@@ -204,11 +202,12 @@ def _draw_marks(
     for box in boxes:
         _draw_frame(picture, box, line)
     taken: list[Rect] = []
+    ground = _Ground(film)
     for mark, box in zip(marks, boxes, strict=True):
         label = _label(mark.label, unit, film.shape)
         if label is None:
             continue
-        place = _place(label, box, line, boxes, taken, film)
+        place = _place(label, box, line, boxes, taken, ground)
         taken.append(place)
         _draw_leader(picture, box.grown(line), place, line)
         _write(picture, label, round(place.left), round(place.top))
@@ -296,41 +295,58 @@ def _write(picture: NDArray[np.uint8], label: _Label, left: int, top: int) -> No
 
 
 def _place(
-    label: _Label,
-    box: Rect,
-    line: float,
-    boxes: Sequence[Rect],
-    taken: Sequence[Rect],
-    film: NDArray[np.uint8],
+    label: _Label, box: Rect, line: float, boxes: Sequence[Rect], taken: Sequence[Rect], ground: "_Ground"
 ) -> Rect:
-    """Where the label goes: inside the film, off every box and label, on the darkest ground nearby."""
-    high, wide = label.high, label.wide
-    rows, columns = film.shape
+    """Where the label goes: inside the film, off every box and label, near its box, where little shows."""
+    wide, high = label.wide, label.high
     frame = box.grown(2 * line)
-    middle = (box.left + box.right - wide) / 2
-    best, best_cost = Rect(0, 0, wide, high), float("inf")
-    for away in (0.0, high, 2.5 * high, 4 * high):
-        spots = [
-            (left, top)
-            for top in (frame.top - high - away, frame.bottom + away)
-            for left in (frame.left, middle, frame.right - wide)
-        ]
-        spots += [
-            (left, top)
-            for left in (frame.left - wide - away, frame.right + away)
-            for top in (frame.top, (box.top + box.bottom - high) / 2, frame.bottom - high)
-        ]
-        for left, top in spots:
-            left = min(max(left, 0.0), columns - wide)
-            top = min(max(top, 0.0), max(rows - high, 0.0))
-            spot = Rect(left, top, left + wide, top + high)
-            ground = film[int(top) : int(top) + high, int(left) : int(left) + wide][::4, ::4]
-            hidden = sum(spot.overlap(b.grown(line)) for b in boxes) + sum(spot.overlap(t) for t in taken)
-            cost = float(ground.mean()) / 255 if ground.size else 1.0
-            cost += 10 * hidden / (wide * high) + 0.06 * away / high
-            if cost < best_cost:
-                best, best_cost = spot, cost
-    return best
+    reach = 5 * high
+    step = max(1.0, high / 3)
+    tops = np.clip(np.arange(frame.top - high - reach, frame.bottom + reach, step), 0, ground.rows - high)
+    lefts = np.clip(np.arange(frame.left - wide - reach, frame.right + reach, step), 0, ground.columns - wide)
+    # Flush with the frame comes first, where a reader expects it.
+    tops = np.concatenate([np.clip([frame.top - high, frame.bottom, frame.top], 0, ground.rows - high), tops])
+    lefts = np.concatenate([np.clip([frame.left, frame.right], 0, ground.columns - wide), lefts])
+    top, left = (grid.ravel() for grid in np.meshgrid(tops, lefts, indexing="ij"))
+    cost = ground.busy(top, left, high, wide)
+    gap_x = np.maximum(np.maximum(frame.left - (left + wide), left - frame.right), 0)
+    gap_y = np.maximum(np.maximum(frame.top - (top + high), top - frame.bottom), 0)
+    cost += 0.08 * np.hypot(gap_x, gap_y) / high
+    for other in [*(b.grown(line) for b in boxes), *taken]:
+        covered_x = np.minimum(left + wide, other.right) - np.maximum(left, other.left)
+        covered_y = np.minimum(top + high, other.bottom) - np.maximum(top, other.top)
+        cost += 10 * np.maximum(covered_x, 0) * np.maximum(covered_y, 0) / (wide * high)
+    best = int(np.argmin(cost))
+    return Rect(float(left[best]), float(top[best]), float(left[best]) + wide, float(top[best]) + high)
+
+
+class _Ground:
+    """How much there is to see in any rectangle of a film: brightness (bone is bright) and structure.
+
+    Sums over a thinned film, so that a rectangle costs four look-ups (an integral image).
+    """
+
+    def __init__(self, film: NDArray[np.uint8]) -> None:
+        self.rows, self.columns = film.shape
+        self._thin = max(1, min(film.shape) // 256)
+        small = film[:: self._thin, :: self._thin].astype(np.float64) / 255
+        self._sums = [np.pad(power.cumsum(0).cumsum(1), ((1, 0), (1, 0))) for power in (small, small**2)]
+
+    def busy(
+        self, top: NDArray[np.float64], left: NDArray[np.float64], high: float, wide: float
+    ) -> NDArray[np.float64]:
+        """Mean brightness plus twice its spread, about 0..2, of rectangles given by their corners."""
+        last_row, last_column = (size - 1 for size in self._sums[0].shape)
+        r0 = np.minimum((top / self._thin).astype(int), last_row - 1)
+        c0 = np.minimum((left / self._thin).astype(int), last_column - 1)
+        r1 = np.clip(((top + high) / self._thin).astype(int), r0 + 1, last_row)
+        c1 = np.clip(((left + wide) / self._thin).astype(int), c0 + 1, last_column)
+        area = (r1 - r0) * (c1 - c0)
+        mean, square = (
+            (total[r1, c1] - total[r0, c1] - total[r1, c0] + total[r0, c0]) / area for total in self._sums
+        )
+        busy: NDArray[np.float64] = mean + 2 * np.sqrt(np.maximum(square - mean**2, 0))
+        return busy
 
 
 def _draw_leader(picture: NDArray[np.uint8], box: Rect, label: Rect, line: float) -> None:

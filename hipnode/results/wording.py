@@ -136,7 +136,7 @@ def say_study(reading: StudyReading, marks: Sequence[Mark], algorithm: Algorithm
             notes.append(f"{name}{_nothing_found(who)}")
         elif image not in read and (count > 1 or image.reason != reading.reason):
             notes.append(f"{name}{_not_analysed(image)}")
-        notes += [f"{name}{_although(flag.sentence)}" for flag in image.flags]
+        notes += [f"{name}{_although(flag.sentence, image)}" for flag in image.flags]
     outcome = reading.outcome
     reason = reading.reason.sentence if reading.reason else ""
     if outcome is Outcome.PARTIAL:
@@ -167,10 +167,10 @@ def say_image(image: ImageReading, marks: Sequence[Mark], algorithm: Algorithm |
     elif image.outcome is Outcome.NONE:
         heading, summary = _NOTHING, _nothing_found(who)
     elif image.outcome is Outcome.NOT_ANALYSED:
-        heading, summary = "AI: NOT ANALYSED", f"Not analysed: {reason} {NO_STATEMENT}"
+        heading, summary = "AI: NOT ANALYSED", f"{reason} {NO_STATEMENT}"
     else:
-        heading, summary = "AI: ANALYSIS FAILED", f"The analysis failed: {reason} {NO_STATEMENT}"
-    notes = tuple(_although(flag.sentence) for flag in image.flags)
+        heading, summary = "AI: ANALYSIS FAILED", f"{reason} {NO_STATEMENT}"
+    notes = tuple(_although(flag.sentence, image) for flag in image.flags)
     short = tuple(mark.short_sentence for mark in marks)
     return Statement(heading, summary, short, notes, who, _provenance(algorithm))
 
@@ -234,8 +234,9 @@ def _not_analysed(image: ImageReading) -> str:
     return f"Not analysed: {reason} {NO_STATEMENT}"
 
 
-def _although(sentence: str) -> str:
-    return f"Analysed although: {sentence}"
+def _although(sentence: str, image: ImageReading) -> str:
+    read = image.outcome in (Outcome.FINDINGS, Outcome.NONE)
+    return f"{'Analysed although' if read else 'Noted before'}: {sentence}"
 
 
 def _provenance(algorithm: Algorithm | None) -> tuple[str, ...]:
