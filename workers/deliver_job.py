@@ -1,0 +1,226 @@
+"""One bell of the deliver queue: failure notices that are due, then results to their destinations."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+from sqlalchemy.orm import Session
+
+from hipnode import faults, ledger, queue, scu
+from hipnode.destinations import Destination, Sender
+from hipnode.errors import IllegalTransition, LedgerDown, ReasonedError, SpoolMissing
+from hipnode.findings import Algorithm, Reason
+from hipnode.ledger import Claim, DeliveryBatch, DeliveryItem, StoreOutcome
+from hipnode.packages import ModelPackage
+from hipnode.scu import Outgoing, Timeouts, Verdict
+from hipnode.status import ReasonCode
+from workers.leases import Leases
+from workers.rooms import LONGEST_JOB_S, ROUND_S, Rooms, where
+from workers.tell import failed_reading, remove, sources_of, tell
+
+logger = structlog.get_logger(__name__)
+
+AT_ONCE_PER_DESTINATION = 2
+"""Associations one process keeps open to one destination at the same time."""
+
+
+@dataclass
+class DeliverJob:
+    """Builds failure notices and sends results. Several threads may run one job.
+
+    packages: what is known of the model packages, so that a notice can name the one that was asked
+        for; their weights are not needed.
+    """
+
+    rooms: Rooms
+    packages: Mapping[str, ModelPackage] = field(default_factory=dict)
+    jitter: Callable[[], float] = random.random
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _under_way: Counter[str] = field(default_factory=Counter)
+    _resting_until: dict[str, float] = field(default_factory=dict)  #: destination -> monotonic instant
+
+    def run(self) -> int:
+        """Work until nothing is due, or for ROUND_S and then ring again. How many things were done.
+
+        Raises LedgerDown when the database does not answer; leases then run out by themselves.
+        """
+        done = 0
+        end = time.monotonic() + ROUND_S
+        while not self.rooms.stopping.is_set():
+            worked = self._notices() + self._deliveries()
+            if not worked:
+                return done
+            done += worked
+            if time.monotonic() > end:
+                queue.ring_deliver()
+                return done
+        return done
+
+    # --- Failure notices -----------------------------------------------------------------------
+
+    def _notices(self) -> int:
+        rooms, policy = self.rooms, self.rooms.policy
+        with ledger.transaction(rooms.sessions) as session:
+            claims = ledger.claim_notices(
+                session,
+                1,
+                policy.lease_s,
+                rooms.owner,
+                rooms.clock(),
+                policy.max_attempts,
+                policy.analysis_deadline_s,
+            )
+        for claim in claims:
+            faults.point("notice.claimed")
+            try:
+                self._notice(claim)
+            except IllegalTransition:
+                logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
+            except LedgerDown:
+                raise
+            except ReasonedError as error:
+                self._end_without_notice(claim, error)
+            except Exception as error:  # noqa: BLE001  # the lease runs out; the ledger bounds the tries
+                logger.error("notice failed", analysis=claim.analysis_id, where=where(error))  # noqa: TRY400
+        return len(claims)
+
+    def _notice(self, claim: Claim) -> None:
+        rooms = self.rooms
+        reason = claim.reason or Reason.of(ReasonCode.WORKER_LOST)
+        with ledger.reading(rooms.sessions) as session:
+            images = ledger.images_of(session, claim.analysis_id)
+        reading = failed_reading(images, reason)
+        sources = sources_of(rooms, claim, images)
+        told = tell(rooms, claim, reading, self._algorithm(claim), sources, {}, rooms.clock())
+        faults.point("notice.written")
+        now = rooms.clock()
+        try:
+            with ledger.transaction(rooms.sessions) as session:
+                recorded = ledger.record_results(session, claim, reading, told.files, told.routes, now, now)
+        except IllegalTransition:
+            remove(rooms, [file.relative_path for file in told.files])
+            raise
+        remove(rooms, recorded.spare)
+        logger.warning(
+            "study not analysed, notice written",
+            analysis=claim.analysis_id,
+            reason=reason.code.value,
+            deliveries=recorded.due,
+        )
+
+    def _algorithm(self, claim: Claim) -> Algorithm | None:
+        package = self.packages.get(claim.package_id or "")
+        return package.algorithm if package is not None else None
+
+    def _end_without_notice(self, claim: Claim, error: ReasonedError) -> None:
+        """FAILED at once: there is nothing a notice could be built from."""
+        rooms = self.rooms
+        # A lost file is what the site has to mend; any other trouble adds nothing to the first reason.
+        own = error.code is ReasonCode.SPOOL_MISSING or claim.reason is None
+        reason = Reason(error.code, error.sentence) if own else claim.reason
+        try:
+            with ledger.transaction(rooms.sessions) as session:
+                ledger.fail(session, claim, reason or Reason.of(error.code), rooms.clock())
+        except IllegalTransition:
+            logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
+            return
+        logger.error("study failed without a notice", analysis=claim.analysis_id, reason=error.code.value)
+
+    # --- Deliveries ----------------------------------------------------------------------------
+
+    def _deliveries(self) -> int:
+        rooms = self.rooms
+        with self._lock:
+            busy = [name for name, count in self._under_way.items() if count >= AT_ONCE_PER_DESTINATION]
+            with ledger.transaction(rooms.sessions) as session:
+                batches = ledger.claim_deliveries(
+                    session, 1, rooms.policy.lease_s, rooms.owner, rooms.clock(), busy
+                )
+            self._under_way.update(batch.destination for batch in batches)
+        for batch in batches:
+            try:
+                self._deliver(batch)
+            finally:
+                with self._lock:
+                    self._under_way[batch.destination] -= 1
+        return len(batches)
+
+    def _deliver(self, batch: DeliveryBatch) -> None:
+        faults.point("deliver.claimed")
+        rooms, lease_s = self.rooms, self.rooms.policy.lease_s
+        ready = [item for item in batch.items if self._whole(batch, item)]
+        if not ready:
+            return
+
+        def extend(session: Session, now: datetime) -> None:
+            ledger.hold_sending(session, batch, lease_s, now)
+
+        with Leases(rooms.sessions, {ready[0].delivery_id: extend}, lease_s, LONGEST_JOB_S, rooms.clock):
+            outcomes = self._send(batch, ready)
+            faults.point("deliver.sent")
+            self._record(batch, outcomes)
+        faults.point("deliver.recorded")
+
+    def _whole(self, batch: DeliveryBatch, item: DeliveryItem) -> bool:
+        """Whether the result's file is there and unchanged; where it is not, its delivery ends."""
+        rooms = self.rooms
+        try:
+            rooms.spool.verify(item.relative_path, item.sha256)
+        except SpoolMissing as error:
+            with ledger.transaction(rooms.sessions) as session:
+                reason = Reason(error.code, "The result's file is missing or changed; replay the study.")
+                ledger.fail_delivery(session, batch, item.delivery_id, reason, rooms.clock())
+            logger.error("result file missing", delivery=item.delivery_id)  # noqa: TRY400
+            return False
+        return True
+
+    def _send(self, batch: DeliveryBatch, items: list[DeliveryItem]) -> list[scu.StoreOutcome]:
+        rooms = self.rooms
+        destination = self._destination(batch)
+        if destination is None:
+            logger.warning("destination not in destinations.toml", destination=batch.destination)
+            return [scu.StoreOutcome(item.delivery_id, Verdict.RETRY) for item in items]
+        if self._resting(batch.destination):
+            # It did not answer a moment ago: the pause counts, and no thread waits for it again.
+            return [scu.StoreOutcome(item.delivery_id, Verdict.RETRY) for item in items]
+        outgoing = [Outgoing(item.delivery_id, rooms.spool.path(item.relative_path)) for item in items]
+        outcomes = scu.send(
+            outgoing,
+            destination.remote,
+            rooms.installation.ae_title,
+            timeouts=Timeouts(dimse_s=rooms.policy.dimse_timeout_s),
+            budget_s=LONGEST_JOB_S / 2,
+        )
+        silent = all(one.verdict is Verdict.RETRY and one.peer_status is None for one in outcomes)
+        if silent:
+            why = outcomes[0].detail
+            logger.warning("destination does not answer", destination=batch.destination, why=why)
+            with self._lock:
+                self._resting_until[batch.destination] = time.monotonic() + rooms.policy.delivery_retry_s
+        return outcomes
+
+    def _destination(self, batch: DeliveryBatch) -> Destination | None:
+        known = self.rooms.destinations.named(batch.destination)
+        return known.of_sender(Sender(batch.calling_ae_title, batch.peer_address)) if known else None
+
+    def _resting(self, name: str) -> bool:
+        with self._lock:
+            return time.monotonic() < self._resting_until.get(name, 0.0)
+
+    def _record(self, batch: DeliveryBatch, outcomes: list[scu.StoreOutcome]) -> None:
+        rooms, policy = self.rooms, self.rooms.policy
+        backoff = ledger.exponential(policy.delivery_retry_s, policy.delivery_retry_cap_s, self.jitter)
+        said = [
+            StoreOutcome(one.delivery_id, one.verdict.value, one.peer_status, one.warning) for one in outcomes
+        ]
+        with ledger.transaction(rooms.sessions) as session:
+            ends = ledger.record_outcomes(
+                session, batch, said, rooms.clock(), policy.delivery_give_up_s, backoff
+            )
+        for analysis_id, status in ends.items():
+            logger.info("analysis ended", analysis=analysis_id, status=status.value)
