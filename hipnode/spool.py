@@ -147,6 +147,23 @@ class Spool:
             raise SpoolMissing from error
         raise SpoolMissing
 
+    @contextmanager
+    def data_set(self, relative_path: str) -> Iterator[tuple[memoryview, str]]:
+        """A stored data set, mapped and not copied, and its transfer syntax UID. Raises SpoolMissing."""
+        try:
+            with self.path(relative_path).open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise SpoolMissing from error
+        with mapped, memoryview(mapped) as whole:
+            try:
+                start = data_set_offset(bytes(whole[:144]))
+                transfer_syntax_uid = _transfer_syntax_uid(bytes(whole[144:start]))
+            except (ValueError, struct.error) as error:
+                raise SpoolMissing("A file in the spool is not one of ours.") from error
+            with whole[start:] as view:
+                yield view, transfer_syntax_uid
+
     def remove(self, relative_path: str) -> None:
         """Remove a file; one that is not there is no error."""
         self.path(relative_path).unlink(missing_ok=True)
@@ -316,6 +333,20 @@ def data_set_offset(head: bytes) -> int:
     if len(head) < 144 or head[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
         raise ValueError("not a file of the spool")
     return 144 + int.from_bytes(head[140:144], "little")
+
+
+def _transfer_syntax_uid(meta: bytes) -> str:
+    position = 0
+    while position + 8 <= len(meta):
+        tag, vr, length = struct.unpack_from("<I2sH", meta, position)
+        position += 8
+        if vr == b"OB":
+            (length,) = struct.unpack_from("<I", meta, position)
+            position += 4
+        if tag == 0x00100002:  # (0002,0010), group first
+            return meta[position : position + length].rstrip(b"\0 ").decode("ascii", "replace")
+        position += length
+    raise ValueError("no transfer syntax")
 
 
 def data_set_sha256(path: Path) -> str:

@@ -349,6 +349,17 @@ def expire_leases(session: Session, now: datetime, lease_s: float) -> int:
     return len(rows)
 
 
+def fail_overdue_notices(session: Session, now: datetime, after_s: float) -> int:
+    """QUEUED -> FAILED, without a notice, where nobody came to build one. How many."""
+    known = live_packages(session, now)
+    rows = session.execute(
+        _candidates(now).where(Analysis.queued_at <= now - timedelta(seconds=after_s)).limit(100)
+    ).all()
+    for row in rows:
+        advance(session, Before(row.id, row.fence, "sweep"), AnalysisStatus.FAILED, now, _why(row, 3, known))
+    return len(rows)
+
+
 def live_packages(session: Session, now: datetime) -> set[tuple[str, str]] | None:
     """(id, sha256) of the packages living analyse workers have loaded; None: no analyse worker lives."""
     since = now - timedelta(seconds=WORKER_ALIVE_S)

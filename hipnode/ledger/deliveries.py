@@ -329,6 +329,21 @@ def expire_sending(session: Session, now: datetime, lease_s: float) -> int:
     return len(rows)
 
 
+def fail_overdue_deliveries(session: Session, now: datetime, after_s: float) -> int:
+    """DUE -> FAILED where nobody came to send the result, and settle. How many."""
+    rows = session.execute(
+        select(Delivery.id, Delivery.fence, Delivery.destination)
+        .where(Delivery.status == DeliveryStatus.DUE, Delivery.opened_at <= now - timedelta(seconds=after_s))
+        .limit(100)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        why = Reason(ReasonCode.DESTINATION_DOWN, f"No worker sent the result to {row.destination} in time.")
+        move_delivery(session, row.id, row.fence, DeliveryStatus.FAILED, "sweep", now, why, {"due_at": None})
+    _settle_waiting(session, [row.id for row in rows], "sweep", now)
+    return len(rows)
+
+
 def deliveries_due(session: Session, now: datetime) -> int:
     """How many deliveries wait to be sent now."""
     due = (

@@ -34,7 +34,12 @@ def record_instance(
     study_id = _study(session, received, now)
     same = session.execute(
         select(
-            Instance.id, Instance.study_id, Instance.revision, Instance.relative_path, Instance.reason_code
+            Instance.id,
+            Instance.study_id,
+            Instance.revision,
+            Instance.relative_path,
+            Instance.reason_code,
+            Instance.calling_ae_title,
         ).where(Instance.sop_instance_uid == received.sop_instance_uid, Instance.sha256 == received.sha256)
     ).one_or_none()
     if same is not None:
@@ -94,6 +99,10 @@ def _again(
     )
     lost = lost or (mine is not None and same.reason_code is ReasonCode.SPOOL_MISSING)
     if not lost:
+        if not same.calling_ae_title:  # found in the spool without a row; now its sender is known
+            sender = {"calling_ae_title": fit(received.calling_ae_title, 16)}
+            sender |= {"peer_address": fit(received.peer_address, 64)}
+            session.execute(update(Instance).where(Instance.id == same.id).values(sender))
         spare = mine if mine != same.relative_path else None
         return Recorded(same.id, same.study_id, False, same.revision, spare)
     code = ReasonCode.REVISION_CONFLICT if same.revision > 1 else None

@@ -208,12 +208,13 @@ class StoreOutcome:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep found and did."""
+    """What a sweep found and did. overdue: analyses and deliveries ended because nobody came for them."""
 
     analyses_due: int
     notices_due: int
     deliveries_due: int
     leases_expired: int
+    overdue: int = 0
 
 
 @dataclass(frozen=True)

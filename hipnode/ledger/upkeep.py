@@ -6,8 +6,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from hipnode.ledger.analyses import analyses_due, expire_leases, notices_due
-from hipnode.ledger.deliveries import deliveries_due, expire_sending
+from hipnode.ledger.analyses import analyses_due, expire_leases, fail_overdue_notices, notices_due
+from hipnode.ledger.deliveries import deliveries_due, expire_sending, fail_overdue_deliveries
 from hipnode.ledger.records import Due, SweepReport, WorkerBeat, WorkerRow
 from hipnode.status import AnalysisStatus, DeliveryStatus
 from hipnode.tables import Analysis, Delivery, Worker
@@ -28,10 +28,13 @@ def sweep(
     lease_s: float = 120.0,
     max_attempts: int = 3,
     deadline_s: float = 3600.0,
+    give_up_s: float = 86400.0,
     longest_pause_s: float = 900.0,
 ) -> SweepReport:
-    """Take back leases that ran out, and count what is due.
+    """Take back leases that ran out, end what is past every deadline, and count what is due.
 
+    Past every deadline: a delivery no worker took within `give_up_s` and an hour, a study whose failure
+    notice nobody built within 25 times `deadline_s`. They end here, so that nothing waits for ever.
     longest_pause_s: no back-off is longer; a due_at further ahead comes from a clock that was set back.
     """
     expired = expire_leases(session, now, lease_s) + expire_sending(session, now, lease_s)
@@ -46,8 +49,10 @@ def sweep(
         .where(Delivery.status == DeliveryStatus.DUE, Delivery.due_at > far)
         .values(due_at=now)
     )
+    overdue = fail_overdue_notices(session, now, 25 * deadline_s)
+    overdue += fail_overdue_deliveries(session, now, give_up_s + 3600)
     waits = due(session, now, max_attempts, deadline_s)
-    return SweepReport(waits.analyses, waits.notices, waits.deliveries, expired)
+    return SweepReport(waits.analyses, waits.notices, waits.deliveries, expired, overdue)
 
 
 def heartbeat(session: Session, beat: WorkerBeat, now: datetime) -> None:
