@@ -1,0 +1,365 @@
+"""Intake: closes studies that are complete, and keeps work moving. It runs beside the SCP.
+
+The tick (1 s) finds stable studies, lets selection decide which images are ours, and queues them.
+The sweep (10 s) takes back expired leases and rings for whatever is due, so that a lost bell, worker or
+broker costs time and never a study.
+"""
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from sqlalchemy.orm import Session, sessionmaker
+
+from hipnode import faults, ledger, queue
+from hipnode.errors import IllegalTransition, ImageRejected, LedgerDown, SpoolMissing, StoreRefused
+from hipnode.findings import Reason
+from hipnode.identity import read_identity
+from hipnode.ledger import Image, ImageDecision, OpenAnalysis, ReceivedInstance
+from hipnode.logs import hashed
+from hipnode.selection import Facts, Selection, select_study
+from hipnode.spool import Spool, data_set_sha256
+from hipnode.status import ReasonCode
+
+logger = structlog.get_logger(__name__)
+
+_HEADER_TRIES = 3
+_TIDY_EVERY_S = 600.0
+_ORPHAN_RESULT_S = 3600.0
+
+
+class FactsReader(Protocol):
+    """Reads header facts in a killable child (hipnode.children.Children)."""
+
+    def read_facts(self, path: Path) -> Facts:
+        """Header facts of one stored file. Raises ImageRejected."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to wait for what, seconds; see hipnode.settings for each."""
+
+    stable_age_s: float = 10
+    stable_cap_s: float = 300
+    tick_s: float = 1
+    sweep_s: float = 10
+    lease_s: float = 120
+    max_attempts: int = 3
+    deadline_s: float = 3600
+    give_up_s: float = 86400
+
+
+class Intake:
+    """The thread that ticks and sweeps.
+
+    packages: id -> sha256 of the model packages this machine has; one that it lacks is queued without
+        a hash, and the worker that has it pins its own.
+    receiving: Study Instance UIDs with a transfer under way, at this moment.
+    """
+
+    def __init__(
+        self,
+        *,
+        sessions: sessionmaker[Session],
+        spool: Spool,
+        children: FactsReader,
+        selection: Selection,
+        packages: Mapping[str, str],
+        receiving: Callable[[], Collection[str]] = frozenset,
+        pace: Pace | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._sessions, self._spool, self._children = sessions, spool, children
+        self._selection, self._packages, self._receiving = selection, packages, receiving
+        self._pace, self._clock = pace or Pace(), clock
+        self._tries: dict[int, int] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+
+    def start(self) -> None:
+        """Start ticking; `reconcile` is to have run before."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the study under way."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        sweep_at = tidy_at = time.monotonic()
+        while not self._stopping.wait(self._pace.tick_s):
+            with _kept_going("tick"):
+                self.tick()
+            if time.monotonic() >= sweep_at:
+                with _kept_going("sweep"):
+                    self.sweep()
+                sweep_at = time.monotonic() + self._pace.sweep_s
+            if time.monotonic() >= tidy_at:
+                with _kept_going("tidying"):
+                    self._spool.sweep_parts()
+                    queue.purge_stale()
+                tidy_at = time.monotonic() + _TIDY_EVERY_S
+
+    def tick(self) -> int:
+        """Close every study that is stable. How many were queued."""
+        pace = self._pace
+        with ledger.reading(self._sessions) as session:
+            opened = ledger.studies_due_to_close(
+                session, self._clock(), pace.stable_age_s, pace.stable_cap_s, self._receiving()
+            )
+        queued = 0
+        for one in opened:
+            if self._stopping.is_set():
+                break
+            with _kept_going("closing a study", analysis=one.analysis_id):
+                if self._close(one):
+                    queued += 1
+                    queue.ring_analyse()
+        return queued
+
+    def sweep(self) -> ledger.SweepReport:
+        """Take back expired leases, end what is past every deadline, ring for what is due."""
+        pace = self._pace
+        with ledger.transaction(self._sessions) as session:
+            report = ledger.sweep(
+                session, self._clock(), pace.lease_s, pace.max_attempts, pace.deadline_s, pace.give_up_s
+            )
+        if report.leases_expired or report.overdue:
+            logger.warning("work taken back", leases=report.leases_expired, overdue=report.overdue)
+        if report.analyses_due:
+            queue.ring_if_quiet(queue.ANALYSE)
+        if report.notices_due or report.deliveries_due:
+            queue.ring_if_quiet(queue.DELIVER)
+        return report
+
+    def _close(self, opened: OpenAnalysis) -> bool:
+        """Queue a stable study, or end it. False when it was not queued."""
+        with ledger.reading(self._sessions) as session:
+            images = ledger.sources_of_study(session, opened.study_id)
+        if not images:
+            self._end(opened, Reason.of(ReasonCode.REVISION_CONFLICT))
+            return False
+        facts, rejected = self._look(images)
+        if not facts and not self._worth_another_try(opened, rejected):
+            first = next(iter(rejected.values()))
+            self._end(opened, Reason(first.code, first.sentence))
+            return False
+        if not facts:
+            return False
+        faults.point("intake.looked")
+        chosen = _choose(self._selection, images, facts, rejected)
+        return self._book(opened, chosen)
+
+    def _look(self, images: Sequence[Image]) -> tuple[dict[int, Facts], dict[int, ImageRejected]]:
+        """Header facts by instance id, and why the others have none."""
+        facts: dict[int, Facts] = {}
+        rejected: dict[int, ImageRejected] = {}
+        for image in images:
+            try:
+                if image.missing or not self._spool.holds(image.relative_path):
+                    with ledger.transaction(self._sessions) as session:
+                        ledger.mark_missing(session, image.instance_id, "intake", self._clock())
+                    rejected[image.instance_id] = ImageRejected(ReasonCode.SPOOL_MISSING)
+                else:
+                    facts[image.instance_id] = self._children.read_facts(
+                        self._spool.path(image.relative_path)
+                    )
+            except ImageRejected as error:
+                rejected[image.instance_id] = error
+            except SpoolMissing as error:
+                rejected[image.instance_id] = ImageRejected(error.code, error.sentence)
+        return facts, rejected
+
+    def _worth_another_try(self, opened: OpenAnalysis, rejected: Mapping[int, ImageRejected]) -> bool:
+        """Whether the machine, not the files, may be to blame: a limit was hit, and not often yet."""
+        if all(error.code is not ReasonCode.DECODE_LIMIT for error in rejected.values()):
+            return False
+        self._tries[opened.analysis_id] = self._tries.get(opened.analysis_id, 0) + 1
+        if self._tries[opened.analysis_id] < _HEADER_TRIES:
+            return True
+        del self._tries[opened.analysis_id]
+        return False
+
+    def _book(self, opened: OpenAnalysis, chosen: "_Chosen") -> bool:
+        now = self._clock()
+        self._tries.pop(opened.analysis_id, None)
+        try:
+            with ledger.transaction(self._sessions) as session:
+                if not chosen.packages:
+                    ledger.end_not_applicable(session, opened, chosen.reason, chosen.decisions, now)
+                for number, package_id in enumerate(chosen.packages):
+                    put = ledger.queue_sibling if number else ledger.queue_analysis
+                    sha256 = self._packages.get(package_id)
+                    put(session, opened, package_id, sha256, chosen.for_package(package_id), now)
+        except IllegalTransition:  # an image came meanwhile, or another node was quicker
+            return False
+        faults.point("intake.booked")
+        logger.info(
+            "study closed",
+            study=hashed(opened.study_instance_uid),
+            analysis=opened.analysis_id,
+            images=len(chosen.decisions),
+            packages=chosen.packages,
+            reason=None if chosen.packages else chosen.reason.code.value,
+        )
+        return bool(chosen.packages)
+
+    def _end(self, opened: OpenAnalysis, reason: Reason) -> None:
+        try:
+            with ledger.transaction(self._sessions) as session:
+                ledger.fail(session, opened, reason, self._clock())
+        except IllegalTransition:
+            return
+        logger.warning("study failed", analysis=opened.analysis_id, reason=reason.code.value)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What becomes of a study: its images' decisions, and which packages look at which (in order)."""
+
+    decisions: tuple[ImageDecision, ...]
+    package_of: Mapping[int, str]  #: instance id -> package id, kept images only
+    packages: tuple[str, ...]
+    reason: Reason  #: of the study, where no image is kept
+
+    def for_package(self, package_id: str) -> list[ImageDecision]:
+        """The decisions as one package's analysis keeps them: what others read is not its own."""
+        return [d for d in self.decisions if self.package_of.get(d.instance_id, package_id) == package_id]
+
+
+def _choose(
+    selection: Selection,
+    images: Sequence[Image],
+    facts: Mapping[int, Facts],
+    rejected: Mapping[int, ImageRejected],
+) -> _Chosen:
+    """Decide image by image, then over the study.
+
+    An image whose header cannot be read is nobody's to leave out in silence: it is selected, and its
+    analysis says why it was not read. That needs another image of the study that is ours.
+    """
+    readable = [image for image in images if image.instance_id in facts]
+    films = [(facts[image.instance_id], selection.decide(facts[image.instance_id])) for image in readable]
+    study = select_study(films)
+    package_of = {readable[i].instance_id: study.decisions[i].package for i in study.kept}
+    decisions = [
+        ImageDecision(image.instance_id, d.decision, d.rule, d.reason, (*d.flags, *image.flags))
+        for image, d in zip(readable, study.decisions, strict=True)
+    ]
+    packages = tuple(dict.fromkeys(package_of.values()))
+    for instance_id, error in rejected.items():
+        if packages:
+            package_of[instance_id] = packages[0]
+        why = Reason(error.code, error.sentence)
+        decisions.append(
+            ImageDecision(instance_id, "analyse" if packages else "skip", "header not readable", why)
+        )
+    reason = study.reason or Reason.of(ReasonCode.NOT_A_RADIOGRAPH)
+    return _Chosen(tuple(decisions), package_of, packages, reason)
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What `reconcile` found: files put into the books, doubles and orphans removed, files lost."""
+
+    adopted: int = 0
+    removed: int = 0
+    quarantined: int = 0
+    missing: int = 0
+
+
+def reconcile(
+    sessions: sessionmaker[Session], spool: Spool, now: datetime, settled_before: datetime | None = None
+) -> Reconciled:
+    """Make spool and ledger agree, before the SCP listens.
+
+    A file without a row was kept but never acknowledged: it is put into the books, or into quarantine
+    when it cannot be read. A row without a file is marked SPOOL_MISSING; sent again, it comes back.
+    A result without a row can be built again and is removed after an hour.
+    settled_before: files written later are left alone (another node may be writing them); default `now`.
+    """
+    before = (settled_before or now).timestamp()
+    with ledger.reading(sessions) as session:
+        kept = {file.relative_path: file for file in ledger.kept_files(session)}
+    adopted = removed = quarantined = missing = 0
+    for path in spool.files("instances"):
+        if path not in kept and _written(spool, path) <= before:
+            what = _adopt(sessions, spool, path, now)
+            adopted, removed = adopted + (what == "adopted"), removed + (what == "removed")
+            quarantined += what == "quarantined"
+    for path in spool.files("results"):
+        if path not in kept and _written(spool, path) <= before - _ORPHAN_RESULT_S:
+            spool.remove(path)
+            removed += 1
+    for file in kept.values():
+        if file.instance_id is not None and not file.marked_missing and not spool.holds(file.relative_path):
+            with ledger.transaction(sessions) as session:
+                ledger.mark_missing(session, file.instance_id, "reconcile", now)
+            missing += 1
+    found = Reconciled(adopted, removed, quarantined, missing)
+    if found != Reconciled():
+        logger.warning("spool and ledger reconciled", **found.__dict__)
+    return found
+
+
+def _adopt(sessions: sessionmaker[Session], spool: Spool, path: str, now: datetime) -> str:
+    try:
+        with spool.data_set(path) as (data_set, transfer_syntax_uid):
+            identity, size_bytes = read_identity(data_set, transfer_syntax_uid), len(data_set)
+    except (StoreRefused, SpoolMissing):
+        spool.quarantine(spool.path(path).read_bytes(), "found in the spool without a row, and not readable")
+        spool.remove(path)
+        return "quarantined"
+    received = ReceivedInstance(
+        study_instance_uid=identity.study_instance_uid,
+        series_instance_uid=identity.series_instance_uid,
+        sop_instance_uid=identity.sop_instance_uid,
+        sop_class_uid=identity.sop_class_uid,
+        transfer_syntax_uid=transfer_syntax_uid,
+        patient_id=identity.patient_id,
+        accession_number=identity.accession_number,
+        calling_ae_title="",  # the sender had no answer and comes again; then it is known
+        peer_address="",
+        sha256=data_set_sha256(spool.path(path)),
+        size_bytes=size_bytes,
+        relative_path=path,
+    )
+    with ledger.transaction(sessions) as session:
+        recorded = ledger.record_instance(session, received, now, spool.holds)
+    if recorded.spare is not None:
+        spool.remove(recorded.spare)
+        return "removed"
+    return "adopted"
+
+
+def _written(spool: Spool, path: str) -> float:
+    try:
+        return spool.path(path).stat().st_mtime
+    except FileNotFoundError:  # another node was quicker
+        return float("inf")
+
+
+@contextmanager
+def _kept_going(what: str, **ids: int) -> Iterator[None]:
+    """Trouble with one thing is logged, and the next is done: intake must not end."""
+    try:
+        yield
+    except LedgerDown as error:
+        logger.warning("ledger down", at=what, why=str(error), **ids)
+    except Exception as error:  # noqa: BLE001  its text may hold values of a data set
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        logger.error("intake failed", at=what, error=type(error).__name__, where=place, **ids)  # noqa: TRY400
