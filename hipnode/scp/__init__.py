@@ -14,7 +14,7 @@ from hipnode import ledger
 from hipnode.scp.contexts import RADIOGRAPH_CLASSES, RADIOGRAPH_SYNTAXES
 from hipnode.scp.peers import AllowedPeers
 from hipnode.scp.server import HardServer, Limits, listen, stop
-from hipnode.scp.store import OwnMarks, StoreHandler
+from hipnode.scp.store import OwnMarks, StoreHandler, own_marks
 from hipnode.spool import Spool
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Limits",
     "OwnMarks",
     "Scp",
+    "own_marks",
     "start_scp",
 ]
 
@@ -71,13 +72,13 @@ def start_scp(
 ) -> Scp:
     """Listen on host:port (port 0: a free one) and keep the radiographs peers send.
 
-    marks: how our own output is known beside the table of emitted UIDs.
+    marks: how our own output is known beside the table of emitted UIDs; `own_marks()` without.
     on_stored: called after each acknowledged instance, in the association's thread; keep it short.
     ssl_context: a server context; without one the association is plain TCP.
     Raises OSError when the address cannot be had.
     """
     limits = limits or Limits()
-    handler = StoreHandler(spool, sessions, limits=limits, marks=marks or OwnMarks(), on_stored=on_stored)
+    handler = StoreHandler(spool, sessions, limits=limits, marks=marks or own_marks(), on_stored=on_stored)
     server = listen(
         ae_title, host, port, limits=limits, peers=peers, service=handler, ssl_context=ssl_context
     )

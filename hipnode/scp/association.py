@@ -10,10 +10,8 @@ from pynetdicom import evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
-from hipnode.identity import is_uid
 from hipnode.scp.contexts import supported_contexts
 from hipnode.scp.messages import Messages, Reception, StoreRequest
 from hipnode.scp.wire import UpperLayer
@@ -175,7 +173,7 @@ class PeerAssociation(Association):  # type: ignore[misc]
         try:
             if isinstance(message, StoreRequest):
                 self.dimse.taken()
-                self._answer_store(message, self.service.finish(message))
+                self.dimse.answer(message, self.service.finish(message))
             else:
                 self._serve_request(message, context_id)
         finally:
@@ -183,17 +181,6 @@ class PeerAssociation(Association):  # type: ignore[misc]
             self.dul._idle_timer.restart()
             self.dul.wake()
             self.news.set()  # a release may have come meanwhile
-
-    def _answer_store(self, request: StoreRequest, status: int) -> None:
-        response = C_STORE()
-        response.MessageIDBeingRespondedTo = request.message_id
-        # Both UIDs are optional in the response (PS3.7 table 9.1-1); what is no UID is not echoed.
-        if is_uid(request.sop_class_uid):
-            response.AffectedSOPClassUID = request.sop_class_uid
-        if is_uid(request.sop_instance_uid):
-            response.AffectedSOPInstanceUID = request.sop_instance_uid
-        response.Status = status
-        self.dimse.send_msg(response, request.context_id)
 
 
 def _printable(ae_title: str) -> str:

@@ -13,6 +13,8 @@ import structlog
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 
+from hipnode.identity import is_uid
+
 if TYPE_CHECKING:
     from hipnode.scp.association import PeerAssociation
 
@@ -20,13 +22,15 @@ logger = structlog.get_logger(__name__)
 
 MAX_COMMAND_BYTES = 64 * 1024
 
-_C_STORE_RQ, _C_ECHO_RQ, _C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+_C_STORE_RQ, _C_STORE_RSP, _C_ECHO_RQ, _C_CANCEL_RQ = 0x0001, 0x8001, 0x0030, 0x0FFF
 _NO_DATA_SET = 0x0101
 # Elements of the command set (PS3.7 annex E).
 _AFFECTED_SOP_CLASS = 0x0002
 _COMMAND_FIELD = 0x0100
 _MESSAGE_ID = 0x0110
+_MESSAGE_ID_RESPONDED_TO = 0x0120
 _DATA_SET_TYPE = 0x0800
+_STATUS = 0x0900
 _AFFECTED_SOP_INSTANCE = 0x1000
 
 
@@ -82,6 +86,28 @@ def read_command(encoded: bytes) -> dict[int, bytes]:
         elements[element] = encoded[position : position + length]
         position += length
     return elements
+
+
+def store_response(request: StoreRequest, status: int) -> bytes:
+    """The command set of a C-STORE-RSP (PS3.7 table 9.3-2), implicit little endian.
+
+    Both UIDs are optional in it; what is no UID is not echoed.
+    """
+    short = struct.Struct("<H").pack
+    elements = {
+        _COMMAND_FIELD: short(_C_STORE_RSP),
+        _MESSAGE_ID_RESPONDED_TO: short(request.message_id),
+        _DATA_SET_TYPE: short(_NO_DATA_SET),
+        _STATUS: short(status),
+    }
+    for element, uid in (
+        (_AFFECTED_SOP_CLASS, request.sop_class_uid),
+        (_AFFECTED_SOP_INSTANCE, request.sop_instance_uid),
+    ):
+        if is_uid(uid):
+            elements[element] = uid.encode("ascii") + b"\0" * (len(uid) % 2)
+    body = b"".join(struct.pack("<HHL", 0, e, len(v)) + v for e, v in sorted(elements.items()))
+    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
 
 
 def _number(elements: dict[int, bytes], element: int) -> int:
@@ -142,6 +168,14 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no
         """The association serves the request it got; from here on it is its own to end."""
         self._waiting = None
 
+    def answer(self, request: StoreRequest, status: int) -> None:
+        """Send the C-STORE-RSP. Encoded here: pydicom would warn about, and print, many a UID."""
+        response = P_DATA()
+        response.presentation_data_value_list = [
+            [request.context_id, b"\x03" + store_response(request, status)]
+        ]
+        self.dul.send_pdu(response)
+
     def _take_command(self, context_id: int, fragment: memoryview, last: bool) -> None:
         if self._request is not None:
             raise ProtocolError("a command inside a data set")
@@ -162,7 +196,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no
             self._begin_store(context_id, elements, has_data)
         elif kind == _C_ECHO_RQ and not has_data:
             whole = P_DATA()
-            whole.presentation_data_value_list = [(context_id, b"\x03" + encoded)]
+            whole.presentation_data_value_list = [[context_id, b"\x03" + encoded]]
             super().receive_primitive(whole)
         elif kind != _C_CANCEL_RQ:
             raise ProtocolError(f"no service for DIMSE command 0x{kind:04X}")

@@ -29,6 +29,7 @@ from hipnode.scp.wire import DeadlineSocket
 
 logger = structlog.get_logger(__name__)
 
+_POLL_S = 0.05  #: the accept loop looks this often whether it is to end
 MAXIMUM_LENGTH = 128 * 1024  #: of a P-DATA-TF PDU, as we advertise it (PS3.8 annex D.1)
 
 
@@ -222,7 +223,7 @@ def listen(
     )
     ae._servers.append(server)
     server.accept_thread = threading.Thread(
-        target=server.serve_forever, args=(0.2,), name="hipnode-scp", daemon=True
+        target=server.serve_forever, args=(_POLL_S,), name="hipnode-scp", daemon=True
     )
     server.accept_thread.start()
     return server
@@ -230,6 +231,8 @@ def listen(
 
 def stop(server: HardServer, grace_s: float) -> None:
     """Take no new connection, let transfers under way end for up to `grace_s`, then end the rest."""
+    if server.stopping:
+        return
     server.stopping = True
     server.shutdown()
     end = time.monotonic() + grace_s

@@ -26,6 +26,8 @@ from hipnode.errors import (
 )
 from hipnode.identity import Identity, has_marker, is_uid, peek_study_uid, read_identity
 from hipnode.logs import hashed
+from hipnode.results import codes
+from hipnode.results.identity import CODING_SCHEME_UID, MANUFACTURER
 from hipnode.scp.contexts import RADIOGRAPH_CLASSES, SECONDARY_CAPTURE
 from hipnode.scp.messages import StoreRequest, TransferTooLarge
 from hipnode.scp.server import Limits
@@ -54,13 +56,22 @@ _REASONS: dict[Role, ReasonCode] = {
 class OwnMarks:
     """How we recognise what we made: bytes that stand in it, and the Manufacturer it names."""
 
-    markers: tuple[bytes, ...] = ()  #: coding scheme designator, device observer UID
+    markers: tuple[bytes, ...] = ()
     manufacturer: str = ""
 
     def on(self, identity: Identity, data: memoryview) -> bool:
         """Whether the object carries one of them."""
         ours = identity.manufacturer.casefold() == self.manufacturer.casefold()
         return (bool(self.manufacturer) and ours) or has_marker(data, self.markers)
+
+
+def own_marks(device_uid: str = "") -> OwnMarks:
+    """What every object of ours carries: Manufacturer, our coding scheme, the device of this installation.
+
+    A forward through a PACS may rewrite one of them, hardly all.
+    """
+    markers = (codes.SCHEME, CODING_SCHEME_UID, device_uid)
+    return OwnMarks(tuple(m.encode("ascii") for m in markers if m), MANUFACTURER)
 
 
 class Transfers:

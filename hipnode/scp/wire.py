@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE
-from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
+from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationSocket
 
@@ -158,10 +158,10 @@ class MonotonicTimer(Timer):  # type: ignore[misc]
 
 
 class _DataPdu:
-    """A P-DATA-TF PDU (PS3.8 section 9.3.5) whose values are views into the receive buffer."""
+    """A P-DATA-TF PDU (PS3.8 section 9.3.5) and its primitive; values are views into the receive buffer."""
 
     def __init__(self, body: memoryview) -> None:
-        self._values: list[tuple[int, memoryview]] = []
+        self.presentation_data_value_list: list[tuple[int, memoryview]] = []
         position = 0
         while position < len(body):
             if position + 6 > len(body):
@@ -170,16 +170,14 @@ class _DataPdu:
             end = position + 4 + length
             if length < 2 or end > len(body):
                 raise PduRefused("length of a presentation data value is wrong")
-            self._values.append((context_id, body[position + 5 : end]))
+            self.presentation_data_value_list.append((context_id, body[position + 5 : end]))
             position = end
-        if not self._values:
+        if not self.presentation_data_value_list:
             raise PduRefused("P-DATA-TF without a presentation data value")
 
-    def to_primitive(self) -> Any:
-        """The P-DATA primitive the state machine hands on."""
-        primitive = P_DATA()
-        primitive.presentation_data_value_list = self._values
-        return primitive
+    def to_primitive(self) -> "_DataPdu":
+        """What the state machine hands on: pynetdicom's P_DATA would take no views."""
+        return self
 
 
 class UpperLayer(DULServiceProvider):  # type: ignore[misc]

@@ -1,0 +1,596 @@
+"""The way in: what a peer sends is kept as sent, acknowledged, or refused with the right status."""
+
+import hashlib
+import ssl
+import subprocess
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydicom import Dataset, FileDataset, dcmread
+from pydicom.uid import (
+    JPEG2000,
+    ComprehensiveSRStorage,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from sqlalchemy import select
+
+from hipnode import ledger
+from hipnode.errors import LedgerDown, OutOfResources, SettingsError
+from hipnode.results.identity import MANUFACTURER
+from hipnode.scp import RADIOGRAPH_SYNTAXES, AllowedPeers, Limits
+from hipnode.scp.contexts import supported_contexts
+from hipnode.spool import data_set_offset
+from hipnode.status import ReasonCode
+from hipnode.tables import Analysis, Result
+from tests.factories import make_radiograph
+from tests.peers import need, wait_for
+from tests.scp_node import (
+    DX,
+    EXPLICIT,
+    IMPLICIT,
+    QUICK,
+    RawPeer,
+    associated,
+    echo,
+    pdata,
+    running_scp,
+    send,
+    status_of,
+    store_rq,
+)
+from tests.test_identity import data_set, encode
+
+SR = str(ComprehensiveSRStorage)
+ALL_SYNTAXES = [
+    EXPLICIT, IMPLICIT, RLELossless, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1,
+    JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000,
+]  # fmt: skip
+
+
+def report(**keywords: Any) -> Dataset:
+    """A structured report of the study of `make_radiograph`, with just enough in it."""
+    film = make_radiograph()
+    ds = FileDataset("", {}, file_meta=film.file_meta, preamble=bytes(128))
+    ds.file_meta.TransferSyntaxUID = EXPLICIT
+    ds.SOPClassUID, ds.SOPInstanceUID = SR, "1.2.3.77"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = film.StudyInstanceUID, "1.2.3.7"
+    ds.PatientID, ds.Modality = film.PatientID, "SR"
+    for keyword, value in keywords.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+# --- kept ----------------------------------------------------------------------------------------
+
+
+def test_an_echo_is_answered(tmp_path: Path) -> None:
+    with running_scp(tmp_path) as node:
+        assert echo(node.port) == 0x0000
+
+
+@pytest.mark.parametrize("syntax", ALL_SYNTAXES)
+def test_a_radiograph_is_kept_byte_for_byte(tmp_path: Path, syntax: str) -> None:
+    eight_bit = syntax in (JPEGBaseline8Bit,)
+    ds = make_radiograph(Rows=64, Columns=48, bits_stored=8 if eight_bit else 12, transfer_syntax=syntax)
+    sent = encode(ds, syntax)
+    with running_scp(tmp_path) as node:
+        with RawPeer(node.port).associate(syntax=syntax) as peer:
+            assert status_of(peer.store(sent, ds.SOPInstanceUID.encode())) == 0x0000
+        (row,), (file,) = node.rows(), node.files()
+    whole = file.read_bytes()
+    assert whole[data_set_offset(whole[:144]) :] == sent
+    assert whole[:128] == bytes(128)
+    assert (row.sha256, row.size_bytes) == (hashlib.sha256(sent).hexdigest(), len(sent))
+    assert (row.role, row.reason_code, row.revision) == ("source", None, 1)
+    assert (row.calling_ae_title, row.peer_address) == ("RAW", "127.0.0.1")
+    assert row.transfer_syntax_uid == syntax
+    assert dcmread(file).file_meta.TransferSyntaxUID == syntax
+    assert dcmread(file).pixel_array.shape == (64, 48) if syntax in (EXPLICIT, IMPLICIT) else True
+
+
+@pytest.mark.parametrize("kind", ["CR", "DX", "DX-PROCESSING", "SC"])
+def test_every_radiograph_class_is_kept(tmp_path: Path, kind: str) -> None:
+    with running_scp(tmp_path) as node:
+        assert send(node.port, make_radiograph(kind, Rows=32, Columns=32)) == [0x0000]
+        assert [r.role for r in node.rows()] == ["source"]
+        assert len(node.stored) == len(node.files()) == 1
+
+
+def test_the_row_and_the_file_are_there_when_success_arrives(tmp_path: Path) -> None:
+    films = [make_radiograph(Rows=32, Columns=32, instance=n) for n in range(1, 6)]
+    with running_scp(tmp_path) as node, associated(node.port, [(DX, [EXPLICIT])]) as assoc:
+        for count, film in enumerate(films, 1):
+            assert assoc.send_c_store(film).Status == 0x0000
+            assert len(node.rows()) == len(node.files()) == count
+            node.spool.verify(node.rows()[-1].relative_path or "", node.rows()[-1].sha256)
+        assert not node.parts()
+
+
+def test_the_same_bytes_again_are_nothing_new(tmp_path: Path) -> None:
+    film = make_radiograph(Rows=32, Columns=32)
+    with running_scp(tmp_path) as node:
+        assert send(node.port, film, film) == [0x0000, 0x0000]
+        assert send(node.port, film) == [0x0000]
+        assert len(node.rows()) == len(node.files()) == 1
+        assert [r.fresh for r in node.stored] == [True, False, False]
+
+
+def test_the_same_bytes_at_the_same_time_are_one(tmp_path: Path) -> None:
+    film = make_radiograph(Rows=64, Columns=64)
+    with running_scp(tmp_path) as node:
+        threads = [threading.Thread(target=send, args=(node.port, film)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(node.rows()) == len(node.files()) == 1
+        assert sorted(r.fresh for r in node.stored) == [False] * 5 + [True]
+
+
+def test_other_bytes_under_a_known_uid_are_a_revision_beside_the_first(tmp_path: Path) -> None:
+    first = make_radiograph(Rows=32, Columns=32, PatientName="A^B")
+    second = make_radiograph(Rows=32, Columns=32, PatientName="C^D")
+    with running_scp(tmp_path) as node:
+        assert send(node.port, first, second) == [0x0000, 0x0000]
+        assert [(r.revision, r.reason_code) for r in node.rows()] == [
+            (1, None),
+            (2, ReasonCode.REVISION_CONFLICT),
+        ]
+        assert len(node.files()) == 2
+
+
+def test_a_lost_file_comes_back_with_the_same_bytes(tmp_path: Path) -> None:
+    film = make_radiograph(Rows=32, Columns=32)
+    with running_scp(tmp_path) as node:
+        send(node.port, film)
+        node.files()[0].unlink()
+        assert send(node.port, film) == [0x0000]
+        assert len(node.rows()) == len(node.files()) == 1
+        node.spool.verify(node.rows()[0].relative_path or "", node.rows()[0].sha256)
+
+
+def test_a_study_is_held_from_its_first_bytes_to_its_row(tmp_path: Path) -> None:
+    film = make_radiograph(Rows=200, Columns=200)
+    sent = encode(film)
+    with running_scp(tmp_path) as node, RawPeer(node.port).associate() as peer:
+        assert node.scp.receiving() == set()
+        peer.send(pdata(3, store_rq(film.SOPInstanceUID.encode())))
+        peer.send(pdata(0, sent[:6000]))
+        wait_for(lambda: node.scp.receiving() == {film.StudyInstanceUID}, "the study is held", 5)
+        peer.send(pdata(2, sent[6000:]))
+        assert status_of(peer.answer()) == 0x0000
+        wait_for(lambda: not node.scp.receiving(), "the study is held no longer", 5)
+        assert node.scp.associations == 1
+
+
+# --- acknowledged and not kept -------------------------------------------------------------------
+
+
+def test_what_is_no_radiograph_is_acknowledged_and_not_kept(tmp_path: Path) -> None:
+    ct = make_radiograph(Rows=32, Columns=32, SOPClassUID=CTImageStorage, SOPInstanceUID="1.2.3.9")
+    ct.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    with running_scp(tmp_path) as node:
+        assert send(node.port, report(), ct, report()) == [0x0000] * 3
+        assert [(r.role, r.reason_code, r.relative_path) for r in node.rows()] == [
+            ("ignored", ReasonCode.NOT_A_RADIOGRAPH, None)
+        ] * 2
+        assert node.files() == node.parts() == []
+
+
+def test_a_class_nobody_knows_is_taken_and_not_kept(tmp_path: Path) -> None:
+    private = "1.3.12.2.1107.5.9.1"
+    ds = report(SOPClassUID=private)
+    with running_scp(tmp_path) as node:
+        assert send(node.port, ds) == [0x0000]
+        assert [r.role for r in node.rows()] == ["ignored"]
+
+
+def test_every_storage_class_is_negotiated_and_no_other_service(tmp_path: Path) -> None:
+    from pynetdicom.sop_class import _QR_CLASSES, _STORAGE_CLASSES
+
+    storage = sorted(set(_STORAGE_CLASSES.values()))
+    others = [*sorted(set(_QR_CLASSES.values())), "1.2.840.10008.5.1.4.31", "1.2.840.10008.1.20.1"]
+    with running_scp(tmp_path) as node:
+        for batch in (storage[:120], storage[120:]):
+            with associated(node.port, [(c, [EXPLICIT, IMPLICIT]) for c in batch]) as assoc:
+                assert {c.abstract_syntax for c in assoc.accepted_contexts} == set(batch)
+        with associated(node.port, [(c, [EXPLICIT]) for c in others]) as assoc:
+            assert not assoc.accepted_contexts
+
+
+def test_our_own_output_is_known_by_its_manufacturer(tmp_path: Path) -> None:
+    overlay = make_radiograph("SC", Rows=32, Columns=32, Manufacturer=MANUFACTURER)
+    with running_scp(tmp_path) as node:
+        assert send(node.port, overlay, report(Manufacturer=MANUFACTURER)) == [0x0000, 0x0000]
+        assert [(r.role, r.reason_code) for r in node.rows()] == [("own", ReasonCode.OWN_OUTPUT)] * 2
+        assert node.files() == []
+
+
+def test_our_own_output_is_known_by_its_codes_when_the_manufacturer_was_rewritten(tmp_path: Path) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "DF", "99HIPNODE", "Displaced"
+    ds = report(Manufacturer="ARCHIVE", ConceptNameCodeSequence=[code])
+    with running_scp(tmp_path) as node:
+        assert send(node.port, ds) == [0x0000]
+        assert [r.role for r in node.rows()] == ["own"]
+
+
+@pytest.mark.parametrize("kept_uid", ["SOPInstanceUID", "SeriesInstanceUID"])
+def test_our_own_output_is_known_by_the_uids_we_gave_it(tmp_path: Path, kept_uid: str) -> None:
+    film, overlay = make_radiograph(Rows=32, Columns=32), make_radiograph("SC", Rows=32, Columns=32, seed=5)
+    emitted = {"SOPInstanceUID": "1.2.3.4", "SeriesInstanceUID": "1.2.3.5", kept_uid: overlay[kept_uid].value}
+    with running_scp(tmp_path) as node:
+        send(node.port, film)
+        with ledger.transaction(node.sessions) as session:
+            session.add(
+                Result(
+                    study_id=node.rows()[0].study_id,
+                    analysis_id=session.scalars(select(Analysis.id)).one(),
+                    kind="SC",
+                    variant="v",
+                    series_instance_uid=emitted["SeriesInstanceUID"],
+                    sop_instance_uid=emitted["SOPInstanceUID"],
+                    sop_class_uid=overlay.SOPClassUID,
+                    relative_path="results/00/0.dcm",
+                    sha256="0" * 64,
+                    created_at=datetime.now(UTC),
+                )
+            )
+        assert send(node.port, overlay) == [0x0000]
+        assert [r.role for r in node.rows()] == ["source", "own"]
+        assert len(node.files()) == 1
+
+
+# --- refused -------------------------------------------------------------------------------------
+
+
+def test_a_class_that_is_not_the_requests_is_a900(tmp_path: Path) -> None:
+    ds = make_radiograph("CR", Rows=32, Columns=32)
+    with running_scp(tmp_path) as node:
+        with RawPeer(node.port).associate() as peer:
+            assert status_of(peer.store(encode(ds), ds.SOPInstanceUID.encode())) == 0xA900
+            assert status_of(peer.store(data_set(SOPClass=DX.encode()), b"1.2.99")) == 0xA900
+        assert node.rows() == node.files() == node.parts() == []
+
+
+@pytest.mark.parametrize(
+    ("uid", "study"),
+    [
+        (b"", b"1.2.2"),
+        (b"../../../../tmp/x", b"1.2.2"),
+        (b"/abs/x", b"1.2.2"),
+        (b"1.2\0.3", b"1.2.2"),
+        (b"1." + b"2" * 80, b"1.2.2"),
+        (b"1.2.1", None),
+        (b"1.2.1", b""),
+        (b"1.2.1", b"../../x"),
+        (b"1.2.1", b"1" * 65),
+    ],
+)
+def test_an_object_without_a_usable_identity_is_c000_and_in_quarantine(
+    tmp_path: Path, uid: bytes, study: bytes | None
+) -> None:
+    sent = data_set(SOPClass=DX.encode(), SOP=uid, Study=study)
+    with running_scp(tmp_path) as node:
+        with RawPeer(node.port).associate() as peer:
+            answer = peer.store(sent, uid)
+            assert status_of(answer) == 0xC000
+            assert answer.get(0x1000, b"").rstrip(b"\0") in (b"", b"1.2.1")
+        assert node.rows() == node.files() == node.parts() == []
+        (copy,) = [f for f in node.files("quarantine") if f.suffix == ".dcm"]
+        assert copy.read_bytes() == sent
+        assert copy.stem.isalnum()
+    assert not (Path("/tmp") / "x").exists()
+    assert {p.name for p in tmp_path.iterdir()} <= {"spool", "ledger.db", "ledger.db-wal", "ledger.db-shm"}
+
+
+def test_a_request_without_a_data_set_is_c000(tmp_path: Path) -> None:
+    with running_scp(tmp_path) as node, RawPeer(node.port).associate() as peer:
+        peer.send(pdata(3, store_rq(b"1.2.3", data=0x0101)))
+        assert status_of(peer.answer()) == 0xC000
+
+
+def test_leading_zeros_in_uids_are_taken(tmp_path: Path) -> None:
+    sent = data_set(SOPClass=DX.encode(), SOP=b"1.02.003", Study=b"1.0002")
+    with running_scp(tmp_path) as node:
+        with RawPeer(node.port).associate() as peer:
+            assert status_of(peer.store(sent, b"1.02.003")) == 0x0000
+        assert [r.sop_instance_uid for r in node.rows()] == ["1.02.003"]
+
+
+def test_a_full_disk_is_a700_and_recovers_alone(tmp_path: Path) -> None:
+    film = make_radiograph(Rows=32, Columns=32)
+    with running_scp(tmp_path, low_water_bytes=2**60) as node:
+        assert send(node.port, film) == [0xA700]
+        assert node.rows() == node.files() == node.parts() == []
+        node.spool.low_water_bytes = 0
+        assert send(node.port, film) == [0x0000]
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_a700(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hipnode.spool
+
+    film, write = make_radiograph(Rows=600, Columns=400), hipnode.spool._write
+
+    def full(file: Any, view: memoryview) -> None:
+        if file.tell() > 20_000:
+            raise OSError(28, "No space left on device")
+        write(file, view)
+
+    with running_scp(tmp_path) as node:
+        monkeypatch.setattr(hipnode.spool, "_write", full)
+        assert send(node.port, film) == [0xA700]
+        assert node.rows() == node.files() == node.parts() == []
+        monkeypatch.undo()
+        assert send(node.port, film) == [0x0000]
+
+
+def test_a_backlog_at_its_limit_is_a700(tmp_path: Path) -> None:
+    one, two = (make_radiograph(Rows=32, Columns=32, seed=seed) for seed in (1, 2))
+    with running_scp(tmp_path, limits=Limits(backlog_limit=1)) as node:
+        assert send(node.port, one) == [0x0000]
+        time.sleep(1.1)  # the backlog is asked for once a second
+        assert send(node.port, two) == [0xA700]
+        assert len(node.rows()) == 1
+
+
+def test_a_database_that_does_not_answer_is_a700(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*_: Any) -> None:
+        raise LedgerDown("The database does not answer.")
+
+    with running_scp(tmp_path) as node:
+        monkeypatch.setattr(ledger, "backlog", down)
+        assert send(node.port, make_radiograph(Rows=32, Columns=32)) == [OutOfResources.dimse_status]
+        assert node.files() == node.parts() == []
+
+
+def test_an_unexpected_error_is_retryable_and_tells_no_patient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_session: Any, received: Any, *_: Any) -> None:
+        raise ValueError(f"cannot take {received.patient_id}")
+
+    film = make_radiograph(Rows=32, Columns=32, PatientID="CANARY-7", PatientName="CANARY^NAME")
+    with running_scp(tmp_path) as node:
+        monkeypatch.setattr(ledger, "record_instance", broken)
+        assert send(node.port, film) == [0xA700]
+        monkeypatch.undo()
+        assert send(node.port, film) == [0x0000]
+    said = "".join(capfd.readouterr())
+    assert "ValueError" in said
+    for secret in ("CANARY", film.SOPInstanceUID, film.StudyInstanceUID):
+        assert secret not in said
+
+
+# --- who may connect -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("peers", "calling", "called", "accepted"),
+    [
+        ("", "MODALITY", "HIPNODE", False),
+        ("*@127.0.0.0/8", "MODALITY", "HIPNODE", True),
+        ("*@127.0.0.0/8", "MODALITY", "OTHER", False),
+        ("MODALITY@127.0.0.1", "MODALITY", "HIPNODE", True),
+        ("PACS@127.0.0.1", "MODALITY", "HIPNODE", False),
+        ("MODALITY@10.0.0.0/8", "MODALITY", "HIPNODE", False),
+        ("MODALITY@10.0.0.0/8, PACS@127.0.0.1", "MODALITY", "HIPNODE", False),
+    ],
+)
+def test_who_is_not_on_the_list_is_rejected(
+    tmp_path: Path, peers: str, calling: str, called: str, accepted: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    contexts = [("1.2.840.10008.1.1", [IMPLICIT])]
+    with (
+        running_scp(tmp_path, peers=peers) as node,
+        associated(node.port, contexts, calling=calling, called=called) as assoc,
+    ):
+        assert assoc.is_established is accepted
+        assert assoc.is_rejected is not accepted
+    said = "".join(capfd.readouterr())
+    assert ("association.rejected" in said) is not accepted
+    assert f"calling_ae_title={calling}" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "ae_title", "address", "allowed"),
+    [
+        ("", "A", "10.0.0.1", False),
+        ("A@10.0.0.0/24", "A", "10.0.0.7", True),
+        ("A@10.0.0.0/24", " A ", "10.0.0.7", True),
+        ("A@10.0.0.0/24", "a", "10.0.0.7", False),
+        ("A@10.0.0.0/24", "A", "10.0.1.7", False),
+        ("*@10.0.0.1, B@0.0.0.0/0", "A", "10.0.0.2", False),
+        ("*@10.0.0.1, B@0.0.0.0/0", "B", "1.2.3.4", True),
+        ("*@10.0.0.0/8", "A", "::ffff:10.1.1.1", True),
+        ("*@::1/128", "A", "::1", True),
+        ("*@fe80::/10", "A", "fe80::1%eth0", True),
+        ("*@10.0.0.0/8", "A", "nonsense", False),
+        ("A@B@10.0.0.1", "A@B", "10.0.0.1", True),
+    ],
+)
+def test_the_allow_list(text: str, ae_title: str, address: str, allowed: bool) -> None:
+    assert AllowedPeers.parse(text).allows(ae_title, address) is allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("10.0.0.1", "AE@CIDR"),
+        ("@10.0.0.1", "AE@CIDR"),
+        ("PACS@", "no network"),
+        ("PACS@pacs.example", "AE@CIDR"),
+        ("PACS@10.0.0.5/24", "10.0.0.0/24"),
+        ("PACS@10.0.0.0/33", "AE@CIDR"),
+        ("A_TITLE_TOO_LONG_X@10.0.0.1", "1 to 16"),
+        ("A\\B@10.0.0.1", "no backslash"),
+    ],
+)
+def test_a_bad_allow_list_says_what_to_write(text: str, advice: str) -> None:
+    with pytest.raises(SettingsError, match=advice):
+        AllowedPeers.parse(f"OK@10.0.0.1,{text}")
+
+
+# --- what is negotiated --------------------------------------------------------------------------
+
+
+def test_lossless_comes_before_uncompressed_and_lossy_comes_last() -> None:
+    def chosen(offered: list[str], sop_class: str = DX) -> str | None:
+        proposal = SimpleNamespace(abstract_syntax=sop_class, transfer_syntax=offered)
+        supported = supported_contexts([proposal])  # type: ignore[list-item]
+        order = [str(s) for s in supported[0].transfer_syntax] if supported else []
+        return next((s for s in order if s in offered), None)
+
+    everything = [str(s) for s in ALL_SYNTAXES]
+    assert set(everything) == set(RADIOGRAPH_SYNTAXES)
+    assert chosen(everything) == JPEGLSLossless
+    assert chosen([IMPLICIT, EXPLICIT]) == EXPLICIT
+    assert chosen([JPEGBaseline8Bit, JPEG2000, IMPLICIT]) == IMPLICIT
+    assert chosen([JPEGBaseline8Bit, JPEGExtended12Bit]) == JPEGExtended12Bit
+    assert chosen([str(DeflatedExplicitVRLittleEndian), str(ExplicitVRBigEndian)]) is None
+    assert chosen([str(DeflatedExplicitVRLittleEndian)], SR) is None
+    assert chosen(["1.2.840.10008.1.2.4.102"], CTImageStorage) == "1.2.840.10008.1.2.4.102"
+    assert chosen(["1.2.840.10008.1.2.4.102", IMPLICIT], CTImageStorage) == IMPLICIT
+    assert chosen([EXPLICIT], "1.2.840.10008.5.1.4.1.2.2.1") is None
+
+
+# --- start and stop ------------------------------------------------------------------------------
+
+
+def test_stop_waits_for_a_transfer_and_takes_no_new_connection(tmp_path: Path) -> None:
+    film = make_radiograph(Rows=200, Columns=200)
+    sent = encode(film)
+    with running_scp(tmp_path) as node, RawPeer(node.port).associate() as peer, RawPeer(node.port) as idle:
+        peer.send(pdata(3, store_rq(film.SOPInstanceUID.encode())))
+        peer.send(pdata(0, sent[:5000]))
+        wait_for(node.scp.receiving, "the transfer began", 5)
+        stopping = threading.Thread(target=node.scp.stop, args=(5,))
+        stopping.start()
+        wait_for(lambda: not node.scp.listening, "the node takes no connection", 5)
+        assert idle.is_cut(2)
+        with pytest.raises(ConnectionRefusedError):
+            RawPeer(node.port)
+        peer.send(pdata(2, sent[5000:]))
+        assert status_of(peer.answer()) == 0x0000
+        stopping.join(5)
+        assert not stopping.is_alive()
+        assert len(node.rows()) == 1
+
+
+def test_stop_cuts_a_transfer_that_does_not_end(tmp_path: Path) -> None:
+    with running_scp(tmp_path, limits=Limits(pdu_deadline_s=20)) as node:
+        with RawPeer(node.port).associate() as peer:
+            peer.send(pdata(3, store_rq(b"1.2.3")))
+            peer.send(pdata(0, bytes(1000))[:200])
+            wait_for(node.parts, "the transfer began", 5)
+            begun = time.monotonic()
+            node.scp.stop(0.3)
+            assert time.monotonic() - begun < 3
+        assert node.parts() == node.rows() == []
+
+
+def test_tls_is_served_beside_silent_peers(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    client = ssl.create_default_context(cafile=certificate)
+    with running_scp(tmp_path, ssl_context=context, limits=Limits(handshake_s=2)) as node:
+        silent = [RawPeer(node.port) for _ in range(6)]
+        film = make_radiograph(Rows=300, Columns=300)
+        with associated(node.port, [(DX, [EXPLICIT])], tls_args=(client, "localhost")) as assoc:
+            assert assoc.send_c_store(film).Status == 0x0000
+        for peer in silent:
+            peer.socket.close()
+        assert len(node.rows()) == 1
+
+
+# --- real senders --------------------------------------------------------------------------------
+
+STORESCU_OPTIONS = {
+    EXPLICIT: "-xe", IMPLICIT: "-xi", RLELossless: "-xr", JPEGBaseline8Bit: "-xy", JPEGExtended12Bit: "-xx",
+    JPEGLosslessSV1: "-xs", JPEGLSLossless: "-xt", JPEGLSNearLossless: "-xu", JPEG2000Lossless: "-xv",
+    JPEG2000: "-xw",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("syntax", STORESCU_OPTIONS)
+def test_storescu_sends_every_syntax_as_it_is(tmp_path: Path, syntax: str) -> None:
+    storescu = need("storescu")
+    bits = 8 if syntax == JPEGBaseline8Bit else 12
+    film = make_radiograph(Rows=64, Columns=64, bits_stored=bits, transfer_syntax=syntax)
+    film.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    with running_scp(tmp_path, limits=QUICK) as node:
+        subprocess.run(
+            [storescu, "-aec", "HIPNODE", STORESCU_OPTIONS[syntax], "127.0.0.1", str(node.port), "film.dcm"],
+            check=True, capture_output=True, cwd=tmp_path, timeout=30,
+        )  # fmt: skip
+        (row,), (file,) = node.rows(), node.files()
+        assert row.transfer_syntax_uid == syntax
+        assert dcmread(file).PixelData == film.PixelData
+
+
+@pytest.mark.films
+def test_storescu_sends_real_films(tmp_path: Path, films: Path) -> None:
+    storescu = need("storescu")
+    sent = 0
+    with running_scp(tmp_path, limits=Limits()) as node:
+        for file in sorted(films.glob("*.dcm")):
+            syntax = str(dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID)
+            if syntax not in STORESCU_OPTIONS:
+                continue  # DCMTK's storescu cannot propose JPEG lossless with other predictors alone
+            command = [
+                storescu,
+                "-R",
+                "-aec",
+                "HIPNODE",
+                STORESCU_OPTIONS[syntax],
+                "127.0.0.1",
+                str(node.port),
+                file,
+            ]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            sent += 1
+            assert node.rows()[-1].transfer_syntax_uid == syntax
+        assert sent >= 8
+        assert len(node.rows()) == len(node.files()) == sent
+
+
+def test_orthanc_routes_a_whole_study_once(tmp_path: Path, orthanc: Any) -> None:
+    syntaxes = (EXPLICIT, JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1, RLELossless)
+    films = [
+        make_radiograph(Rows=64, Columns=64, instance=n, transfer_syntax=s) for n, s in enumerate(syntaxes, 1)
+    ]
+    for n, ds in enumerate([*films, report()]):
+        ds.save_as(tmp_path / f"{n}.dcm", enforce_file_format=True)
+        orthanc.post("/instances", (tmp_path / f"{n}.dcm").read_bytes())
+    with running_scp(tmp_path, limits=Limits()) as node:
+        orthanc.know("hipnode", "HIPNODE", node.port)
+        (study,) = orthanc.get("/studies")
+        answer = orthanc.post("/modalities/hipnode/store", {"Resources": [study], "Synchronous": True})
+        assert answer["FailedInstancesCount"] == 0
+        rows = node.rows()
+        assert sorted(r.role for r in rows) == ["ignored"] + ["source"] * 5
+        assert {r.transfer_syntax_uid for r in rows if r.role == "source"} == {
+            str(ds.file_meta.TransferSyntaxUID) for ds in films
+        }
+        assert {r.calling_ae_title for r in rows} == {"ORTHANC"}
