@@ -64,6 +64,16 @@ def check(database_url: str) -> list[str]:
         return [_sentence(difference) for difference in compare_metadata(context, Base.metadata)]
 
 
+def require_head(database_url: str) -> None:
+    """Raise SettingsError, with what to type, unless the database is at the newest revision."""
+    found, wanted = current(database_url), head()
+    if found != wanted:
+        raise SettingsError(
+            f"The database is at revision {found or 'none'}, this version of hipnode needs {wanted}. "
+            "Run `hipnode db upgrade`."
+        )
+
+
 def _run(what: object, database_url: str, revision: str) -> str:
     config = _config()
     with transaction(sessions(database_url)) as session:

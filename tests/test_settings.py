@@ -17,7 +17,9 @@ def test_the_example_file_names_every_setting_with_its_default():
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
         if name != "data":
-            shown = "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+            shown = (
+                "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+            )
             assert named[f"HIPNODE_{name.upper()}"] == shown, name
 
 

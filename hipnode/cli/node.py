@@ -1,0 +1,145 @@
+"""`hipnode up` and `hipnode serve`: run the node."""
+
+import signal
+import threading
+from datetime import UTC, datetime
+from typing import Annotated
+
+import structlog
+import typer
+from sqlalchemy.orm import Session, sessionmaker
+
+from hipnode import ledger, logs, migrations, queue
+from hipnode.children import Children
+from hipnode.destinations import load_destinations
+from hipnode.errors import SettingsError
+from hipnode.installation import installation_uid
+from hipnode.intake import Intake, Pace, reconcile
+from hipnode.packages import find_packages
+from hipnode.scp import AllowedPeers, Limits, own_marks, start_scp
+from hipnode.selection import Selection
+from hipnode.settings import Settings, load_settings
+from hipnode.spool import Spool
+from hipnode.supervisor import Supervisor
+from hipnode.web import start_web
+
+log = structlog.get_logger(__name__)
+
+
+def open_ledger(settings: Settings) -> sessionmaker[Session]:
+    """Sessions on the site's ledger. Raises SettingsError where there is none yet."""
+    if not settings.database_url and not (settings.data / "hipnode.db").exists():
+        raise SettingsError(
+            f"There is no ledger in {settings.data}. Set HIPNODE_DATA to the node's data folder, "
+            "or start the node with `hipnode up`."
+        )
+    return ledger.sessions(settings.database)
+
+
+def configure_queue(settings: Settings) -> None:
+    """Point the Celery app at the site's broker."""
+    queue.configure(settings.broker, settings.data / "broker")
+
+
+def ring_bells(settings: Settings) -> None:
+    """Tell the workers that something is due; without a broker the sweep tells them."""
+    configure_queue(settings)
+    queue.ring_analyse()
+    queue.ring_deliver()
+
+
+def up(
+    device: Annotated[str, typer.Option(help="Device of the analyse worker: cpu or cuda:N.")] = "cpu",
+) -> None:
+    """Run the whole node on this machine: SCP, health page, one analyse and one deliver worker.
+
+    Prepares the database, starts what dies again, ends all parts on Ctrl-C or SIGTERM.
+
+    Example: `HIPNODE_HOST=0.0.0.0 HIPNODE_ALLOWED_PEERS='PACS@10.1.2.3/32' hipnode up`
+    """
+    settings = load_settings()
+    logs.configure(settings.log_json)
+    _check(settings)
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    migrations.upgrade(settings.database)
+    log.info("node starts", ae_title=settings.ae_title, port=settings.port, data=str(settings.data))
+    if not settings.destinations.exists():
+        log.warning("no destinations file: results stay here", expected=str(settings.destinations))
+    Supervisor(
+        [
+            ("serve", ["serve"]),
+            ("worker analyse", ["worker", "analyse", "--device", device]),
+            ("worker deliver", ["worker", "deliver"]),
+        ]
+    ).run()
+
+
+def serve() -> None:
+    """Run the SCP with intake and the health page. Needs no torch; workers run beside it.
+
+    The database must be prepared: `hipnode db upgrade`.
+    """
+    settings = load_settings()
+    logs.configure(settings.log_json)
+    selection, peers = _check(settings)
+    migrations.require_head(settings.database)
+    make = ledger.sessions(settings.database)
+    configure_queue(settings)
+    spool = Spool(settings.spool, settings.low_water_bytes)
+    packages = {p.id: p.sha256 for p in find_packages(settings.package_folders, verify=False).values()}
+    limits = Limits(
+        max_associations=settings.max_associations,
+        max_instance_bytes=settings.max_instance_bytes,
+        backlog_limit=settings.backlog_limit,
+    )
+    children = Children(
+        1, settings.decode_timeout_s, settings.decode_memory_bytes, settings.decode_max_pixels
+    )
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    # A file kept before a crash but never acknowledged goes into the books before the port opens.
+    reconcile(make, spool, datetime.now(UTC))
+    with children:
+        scp = start_scp(
+            settings.ae_title, settings.host, settings.port,
+            spool=spool, sessions=make, peers=peers, limits=limits, marks=own_marks(installation_uid(settings.data)),
+        )  # fmt: skip
+        intake = Intake(
+            sessions=make,
+            spool=spool,
+            children=children,
+            selection=selection,
+            packages=packages,
+            receiving=scp.receiving,
+            pace=_pace(settings),
+        )
+        intake.start()
+        web = start_web(settings.http_host, settings.http_port, sessions=make, spool=spool, scp=scp)
+        log.info(
+            "listening", ae_title=settings.ae_title, host=settings.host, port=scp.port, http_port=web.port
+        )
+        ended.wait()
+        log.info("stopping")
+        scp.stop()
+        intake.stop()
+        web.stop()
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(
+        stable_age_s=settings.stable_age_s,
+        stable_cap_s=settings.stable_cap_s,
+        tick_s=settings.tick_s,
+        sweep_s=settings.sweep_s,
+        lease_s=settings.lease_s,
+        max_attempts=settings.max_attempts,
+        deadline_s=settings.analysis_deadline_s,
+        give_up_s=settings.delivery_give_up_s,
+    )
+
+
+def _check(settings: Settings) -> tuple[Selection, AllowedPeers]:
+    """Read every site file before anything starts, so that a mistake is told at once."""
+    load_destinations(settings.destinations)
+    return Selection.load(settings.selection_file), AllowedPeers.parse(settings.allowed_peers)

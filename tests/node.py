@@ -1,0 +1,172 @@
+"""A whole node for tests: real processes of `hipnode`, each started again when it was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import FileDataset
+from pynetdicom import AE, build_context
+
+from tests.peers import free_port, stop, wait_for
+
+PARTS = {
+    "serve": ["serve"],
+    "analyse-1": ["worker", "analyse"],
+    "analyse-2": ["worker", "analyse"],
+    "deliver": ["worker", "deliver"],
+}
+
+
+class Node:
+    """hipnode in a data folder of the test's own. `environment` adds or overrides settings."""
+
+    def __init__(self, folder: Path, pacs_port: int, **environment: str) -> None:
+        self.folder, self.port, self.http_port = folder, free_port(), free_port()
+        (folder / "data").mkdir(parents=True)
+        self.marks = folder / "marks"
+        self.marks.mkdir()
+        self.destinations = folder / "destinations.toml"
+        self.destinations.write_text(
+            f'[[destination]]\nname = "PACS"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs_port}\n'
+        )
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("HIPNODE_")},
+            "OMP_NUM_THREADS": "1",
+            "HIPNODE_DATA": str(folder / "data"),
+            "HIPNODE_PORT": str(self.port),
+            "HIPNODE_HTTP_PORT": str(self.http_port),
+            "HIPNODE_DESTINATIONS_FILE": str(self.destinations),
+            "HIPNODE_STABLE_AGE_S": "0.5",
+            "HIPNODE_TICK_S": "0.2",
+            "HIPNODE_SWEEP_S": "1",
+            "HIPNODE_LEASE_S": "3",
+            "HIPNODE_RETRY_S": "0.5",
+            "HIPNODE_DELIVERY_RETRY_S": "0.5",
+            "HIPNODE_LOW_WATER_BYTES": "0",
+            "HIPNODE_DECODE_CHILDREN": "1",
+            "HIPNODE_ENV_FILE": os.devnull,
+            "HIPNODE_FAULT_MARKS": str(self.marks),
+            **environment,
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, part: str, faults: str = "") -> "subprocess.Popen[bytes]":
+        """Start one part, with faults in its environment only."""
+        with (self.folder / f"{part}.log").open("ab") as log:
+            self.processes[part] = subprocess.Popen(
+                [sys.executable, "-m", "hipnode", *PARTS[part]],
+                env={**self.environment, "HIPNODE_FAULTS": faults},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        return self.processes[part]
+
+    def keep_running(self) -> list[str]:
+        """Start again what died, without faults. Returns the names of the parts that had died."""
+        died = [name for name, process in self.processes.items() if process.poll() is not None]
+        for name in died:
+            self.start(name)
+        return died
+
+    def hipnode(self, *arguments: str, check: bool = True) -> str:
+        """Run a command of the command line against this node's data."""
+        done = subprocess.run(
+            [sys.executable, "-m", "hipnode", *arguments],
+            env=self.environment, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, (
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done.stdout
+
+    def listens(self) -> None:
+        """Wait until the SCP takes a C-ECHO."""
+        wait_for(self.echo, "the node answers C-ECHO", 60)
+
+    def echo(self) -> bool:
+        """Whether the SCP answers a C-ECHO now."""
+        ae = AE("TESTER")
+        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
+        assoc = ae.associate(
+            "127.0.0.1", self.port, contexts=[build_context("1.2.840.10008.1.1")], ae_title="HIPNODE"
+        )
+        if not assoc.is_established:
+            return False
+        status = assoc.send_c_echo()
+        assoc.release()
+        return "Status" in status and status.Status == 0
+
+    def store(self, ds: FileDataset, calling: str = "MODALITY") -> int | None:
+        """Send one instance; the peer's status, or None when the connection was lost."""
+        ae = AE(calling)
+        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
+        context = build_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)
+        assoc = ae.associate("127.0.0.1", self.port, contexts=[context], ae_title="HIPNODE")
+        if not assoc.is_established:
+            return None
+        try:
+            status = assoc.send_c_store(ds)
+            return int(status.Status) if "Status" in status else None
+        except (RuntimeError, OSError):
+            return None
+        finally:
+            if assoc.is_established:
+                assoc.release()
+
+    def store_until_kept(self, ds: FileDataset, timeout_s: float = 60) -> int:
+        """Send as a modality would: again until the node says 0x0000. Returns how often it was sent."""
+        end, sent = time.monotonic() + timeout_s, 0
+        while time.monotonic() < end:
+            sent += 1
+            if self.store(ds) == 0x0000:
+                return sent
+            self.keep_running()
+            time.sleep(0.3)
+        raise AssertionError("the node never said 0x0000")
+
+    def studies(self) -> dict[str, dict[str, Any]]:
+        """The worklist by Study Instance UID."""
+        return {
+            row["study_instance_uid"]: row for row in json.loads(self.hipnode("studies", "list", "--json"))
+        }
+
+    def show(self, study: str) -> dict[str, Any]:
+        """One study in full."""
+        return dict(json.loads(self.hipnode("studies", "show", study, "--json")))
+
+    def stop(self) -> None:
+        """End every process."""
+        for process in self.processes.values():
+            stop(process, signal.SIGTERM)
+
+    def kill(self, part: str) -> None:
+        """SIGKILL one part now."""
+        self.processes[part].kill()
+        self.processes[part].wait()
+
+
+@contextmanager
+def running_node(
+    folder: Path,
+    pacs_port: int,
+    parts: Sequence[str] = tuple(PARTS),
+    faults: dict[str, str] | None = None,
+    **environment: str,
+) -> Iterator[Node]:
+    """A prepared and started node; ended on leaving."""
+    node = Node(folder, pacs_port, **environment)
+    node.hipnode("db", "upgrade")
+    try:
+        for part in parts:
+            node.start(part, (faults or {}).get(part, ""))
+        if "serve" in parts:
+            node.listens()
+        yield node
+    finally:
+        node.stop()

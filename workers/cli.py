@@ -1,0 +1,192 @@
+"""The commands that run behind the queue or need torch; hipnode's command line finds them here.
+
+torch is imported inside the commands that use it, so that the others run where it is not installed.
+"""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from hipnode import logs
+from hipnode.errors import HipnodeError
+from hipnode.settings import load_settings
+
+worker = typer.Typer(no_args_is_help=True, help="A worker behind the queue.")
+
+
+class WorkerExtraMissing(HipnodeError):
+    """The command needs the worker extra."""
+
+
+def need_torch() -> None:
+    """Raise a sentence where torch is not installed."""
+    if find_spec("torch") is None:
+        raise WorkerExtraMissing(
+            "This command needs torch: install hipnode[worker] (see the README on its size)."
+        )
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the workers' commands to hipnode's command line."""
+    app.add_typer(worker, name="worker")
+    app.command()(analyse)
+    app.command()(phantom)
+    app.command()(train)
+
+
+@worker.command("analyse")
+def worker_analyse(
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N; an absent device is an error.")] = "cpu",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto chooses by device.")
+    ] = "auto",
+) -> None:
+    """Analyse queued studies on one device until told to stop. Start one per device.
+
+    Example: `hipnode worker analyse --device cuda:0`
+    """
+    need_torch()
+    from workers.runtime import start_analyse_worker
+
+    settings = load_settings()
+    logs.configure(settings.log_json)
+    start_analyse_worker(settings, device=device, precision=precision)
+
+
+@worker.command("deliver")
+def worker_deliver() -> None:
+    """Deliver results, and write failure notices, until told to stop. Needs no torch."""
+    from workers.runtime import start_deliver_worker
+
+    settings = load_settings()
+    logs.configure(settings.log_json)
+    start_deliver_worker(settings)
+
+
+def analyse(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for SR, overlay and PNG.")],
+    package: Annotated[
+        str | None, typer.Option(help="Model package id; unset is the one the selection rule names.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")] = "cpu",
+    json_: Annotated[
+        bool, typer.Option("--json", help="One object an image: status, reason, findings, every candidate.")
+    ] = False,
+) -> None:
+    """Analyse DICOM FILES without a node: SR, overlay and PNG preview into a folder.
+
+    Example: `hipnode analyse export/ --out results/ --json | jq '.[] | {file, status}'`
+    """
+    need_torch()
+    from hipnode.cli.paths import dicom_files
+    from workers.offline import analyse_files
+
+    settings = load_settings()
+    console = Console(stderr=True)
+    with console.status("Analysing ..."):
+        answers = analyse_files(dicom_files(files), out, settings, package_id=package, device=device)
+    if json_:
+        typer.echo(json.dumps(answers, indent=2, ensure_ascii=False))
+    else:
+        for answer in answers:
+            found = ", ".join(
+                f"{f['side'] or ''} {f['class']} {f['score']:.2f}".strip() for f in answer["findings"]
+            )
+            typer.echo(
+                f"{answer['file']}: {answer['status']} {answer['reason'] or ''} {found or answer['sentence'] or ''}"
+            )
+        typer.echo(f"Results are in {out}.")
+    if any(a["status"] == "failed" for a in answers):
+        raise typer.Exit(1)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )  # fmt: skip
+
+
+def phantom(
+    out: Annotated[Path, typer.Option(help="Folder for the files and labels.jsonl; a second call goes on.")],
+    count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pixels.")] = 1,
+    view: Annotated[Literal["hip_ap"], typer.Option(help="The view to render.")] = "hip_ap",
+    outcome: Annotated[
+        Literal["VF", "DF", "SF", "UF", "none"] | None, typer.Option(help="One outcome only; unset is a mix.")
+    ] = None,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="DX files, marked synthetic, instead of PNG.")
+    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="The five DICOM studies of `make demo`.")] = False,
+) -> None:
+    """Render synthetic hip radiographs with known truth.
+
+    They serve to exercise the path and to train; they say nothing about patients.
+
+    Example: `hipnode phantom --count 1000 --out phantoms/`
+    """
+    need_torch()
+    from workers.phantom.dataset import PoolRequest, write_demo_studies, write_pool
+    from workers.phantom.fracture import FractureOutcome
+
+    if demo:
+        write_demo_studies(out)
+        return
+    request = PoolRequest(
+        out, count, seed, dicom=dicom, outcome=FractureOutcome(outcome) if outcome else None
+    )
+    with _progress() as bar:
+        task = bar.add_task(f"phantoms, {view}", total=count)
+        made = write_pool(request, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    typer.echo(f"{made} phantoms made in {out}, {count - made} were there.")
+
+
+def train(
+    data: Annotated[
+        Path, typer.Option(help="Folder of pictures with labels.jsonl, as `hipnode phantom` writes it.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the checkpoint and metrics.jsonl; not in a repository.")
+    ],
+    recipe: Annotated[
+        str, typer.Option(help="bjj2025 (paper) or phantom-short (the shipped weights').")
+    ] = "bjj2025",
+    validation: Annotated[Path | None, typer.Option(help="Folder whose loss is measured each epoch.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; unset leaves them to torch.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+) -> None:
+    """Train the detector. SIGTERM saves a checkpoint; `--resume` goes on from it.
+
+    Example: `hipnode train --data phantoms/train --validation phantoms/val --out runs/first --recipe phantom-short`
+    """
+    need_torch()
+    from workers.training.loop import TrainSettings
+    from workers.training.loop import train as run
+    from workers.training.recipes import recipe_named
+
+    settings = TrainSettings(
+        data=data,
+        out=out,
+        recipe=recipe_named(recipe),
+        validation=validation,
+        seed=seed,
+        threads=threads,
+        resume=resume,
+    )
+    checkpoint = run(settings, progress=lambda report: typer.echo(report.line()))
+    typer.echo(f"The weights are in {checkpoint}.")

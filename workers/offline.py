@@ -1,0 +1,187 @@
+"""Analyse files without a node: DICOM in, SR, overlay and PNG preview out (`hipnode analyse`)."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from hipnode.children import Children
+from hipnode.errors import ImageRejected, PackageError
+from hipnode.findings import Box, ImageReading, KnownSide, Reason
+from hipnode.images import Radiograph
+from hipnode.logs import hashed
+from hipnode.packages import ModelPackage, find_packages
+from hipnode.results import BuiltResult, Installation, ResultKind, build_results, preview_png, result_text
+from hipnode.selection import Decision, Facts, Selection, select_study
+from hipnode.settings import Settings
+from hipnode.status import Outcome
+from workers.analysis import Detector, StudyImage, StudyImages, analyse
+from workers.detector import load_detector
+from workers.headers import read_header
+
+# One installation for every `hipnode analyse`: without a node there is no data folder that could keep its own.
+_DEVICE_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_DNS, 'analyse.hipnode').int}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Film:
+    """One file whose header could be read."""
+
+    path: Path
+    header: Dataset
+    facts: Facts
+
+
+def analyse_files(
+    paths: Sequence[Path],
+    out: Path,
+    settings: Settings,
+    package_id: str | None = None,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """Analyse each study among the files; write its results to a folder of its own under `out`.
+
+    Returns one plain object per file, in order: file, status (analysed, skipped, failed), outcome, reason,
+    sentence, flags, findings, candidates, package, outputs. Boxes are in stored pixels, corner origin.
+    Raises PackageError and DeviceMissing where nothing could be read with what is there.
+    """
+    selection = Selection.load(settings.selection_file)
+    look = _Look(settings, device)
+    limits = (settings.decode_timeout_s, settings.decode_memory_bytes, settings.decode_max_pixels)
+    answers: dict[Path, dict[str, Any]] = {}
+    with Children(settings.decode_children, *limits) as children:
+        studies: dict[str, list[_Film]] = defaultdict(list)
+        for path in paths:
+            try:
+                film = _Film(path, read_header(children, path), children.read_facts(path))
+                studies[str(film.header.get("StudyInstanceUID", ""))].append(film)
+            except ImageRejected as error:
+                answers[path] = _answer(path, "failed", Reason(error.code, error.sentence))
+        for study_uid, films in studies.items():
+            selected = select_study([(film.facts, selection.decide(film.facts)) for film in films])
+            chosen: dict[str, list[tuple[_Film, Decision]]] = defaultdict(list)
+            for film, decision in zip(films, selected.decisions, strict=True):
+                if decision.skipped:
+                    answers[film.path] = _answer(film.path, "skipped", decision.reason, decision.flags)
+                else:
+                    chosen[package_id or decision.package].append((film, decision))
+            for package, wanted in chosen.items():
+                answers |= look.at_study(wanted, package, out / hashed(study_uid), children)
+    return [answers[path] for path in paths]
+
+
+class _Look:
+    """Packages and their detectors, each loaded when the first study asks for it."""
+
+    def __init__(self, settings: Settings, device: str) -> None:
+        self._settings, self._device = settings, device
+        self._packages = find_packages(settings.package_folders)
+        self._detectors: dict[str, Detector] = {}
+
+    def at_study(
+        self, films: list[tuple[_Film, Decision]], package_id: str, folder: Path, children: Children
+    ) -> dict[Path, dict[str, Any]]:
+        """Read one study and write its results; the answer of each of its files."""
+        package, detector = self._loaded(package_id)
+        decoded = children.read_radiographs([film.path for film, _ in films])
+        images = tuple(
+            StudyImage(film.facts.sop_instance_uid, picture, decision.flags)
+            for (film, decision), picture in zip(films, decoded, strict=True)
+        )
+        reading = analyse([StudyImages(images)], detector, package)[0]
+        pictures = {i.sop_instance_uid: i.picture for i in images if isinstance(i.picture, Radiograph)}
+        now = datetime.now(UTC)
+        built = build_results(
+            [film.header for film, _ in films],
+            reading,
+            package.algorithm,
+            Installation(_DEVICE_UID, self._settings.ae_title),
+            1,
+            now,
+            images=pictures,
+        )
+        outputs = _write(folder, built, result_text(reading, package.algorithm, now))
+        return {
+            film.path: _of_reading(film.path, image, package, outputs)
+            for (film, _), image in zip(films, reading.images, strict=True)
+        }
+
+    def _loaded(self, package_id: str) -> tuple[ModelPackage, Detector]:
+        if package_id not in self._packages:
+            known = ", ".join(sorted(self._packages)) or "none"
+            raise PackageError(f"There is no model package {package_id}; there are: {known}.")
+        package = self._packages[package_id]
+        if package_id not in self._detectors:
+            self._detectors[package_id] = load_detector(package, self._device)
+        return package, self._detectors[package_id]
+
+
+def _write(folder: Path, built: Sequence[BuiltResult], text: str) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs = []
+
+    def keep(name: str, content: bytes) -> None:
+        (folder / name).write_bytes(content)
+        outputs.append(str(folder / name))
+
+    overlays = [result for result in built if result.kind is ResultKind.SC]
+    for result in built:
+        if result.kind is ResultKind.SR:
+            keep("sr.dcm", result.encode())
+            keep("sr.txt", text.encode())
+        else:
+            number = overlays.index(result) + 1
+            stem = "overlay" if number == 1 else f"overlay-{number}"
+            keep(f"{stem}.dcm", result.encode())
+            keep(f"{stem}.png", preview_png(result.dataset))
+    return outputs
+
+
+def _answer(path: Path, status: str, reason: Reason | None, flags: Sequence[Reason] = ()) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "status": status,
+        "outcome": None,
+        "reason": reason.code.value if reason else None,
+        "sentence": reason.sentence if reason else None,
+        "flags": [flag.code.value for flag in flags],
+        "findings": [],
+        "candidates": [],
+        "package": None,
+        "outputs": [],
+    }
+
+
+def _of_reading(path: Path, image: ImageReading, package: ModelPackage, outputs: list[str]) -> dict[str, Any]:
+    failed = image.outcome is Outcome.ERROR
+    return _answer(path, "failed" if failed else "analysed", image.reason, image.flags) | {
+        "outcome": image.outcome.value,
+        "findings": [
+            _region(f.class_name, f.score, f.box, f.side)
+            | {
+                "alternative": {"class": f.alternative.class_name, "score": f.alternative.score}
+                if f.alternative
+                else None,
+                "rule": f.rule,
+            }
+            for f in image.findings
+        ],
+        "candidates": [_region(c.class_name, c.score, c.box, c.side) for c in image.candidates],
+        "package": {"id": package.id, "version": package.version, "sha256": package.sha256},
+        "outputs": outputs,
+    }
+
+
+def _region(class_name: str, score: float, box: Box, side: KnownSide | None) -> dict[str, Any]:
+    return {
+        "class": class_name,
+        "score": round(float(score), 4),
+        "box": [round(float(v), 1) for v in (box.column_min, box.row_min, box.column_max, box.row_max)],
+        "side": side.side.value if side else None,
+        "side_source": side.source if side else None,
+    }
