@@ -107,7 +107,8 @@ class ZeroHead(nn.Module):
         for i, (x, stride) in enumerate(zip(features, self.strides, strict=True)):
             batch, _, height, width = x.shape
             logits = at_least_float32(self.gfl_cls[i](x))  # (b, classes, h, w)
-            sides = at_least_float32(self.scales[i](self.gfl_reg[i](x)))  # (b, 4 * 17, h, w)
+            # Cast first: a bf16 map times a 0-d float32 scale would stay bf16.
+            sides = self.scales[i](at_least_float32(self.gfl_reg[i](x)))  # (b, 4 * 17, h, w)
             classes.append(logits.flatten(2).transpose(1, 2))
             boxes.append(sides.flatten(2).transpose(1, 2).reshape(batch, height * width, 4, self.bins))
             points.append(level_points(height, width, stride, sides))
