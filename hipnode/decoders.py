@@ -15,8 +15,6 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_fragments, parse_basic_offsets
-from pydicom.filebase import DicomBytesIO
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -58,6 +56,7 @@ TRANSFER_SYNTAXES: tuple[UID, ...] = (
 )
 
 _T = TypeVar("_T")
+_ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 #: Bytes after the last pixel that are taken for padding. Some writers fill up to a block.
 MAX_PADDING = 65536
@@ -227,15 +226,20 @@ def _clipped(cells: NDArray[Any], form: PixelFormat) -> NDArray[Any]:
 
 
 def _only_frame(data: bytes | bytearray) -> bytes:
-    """All fragments of the one frame, joined; the offset tables say nothing we need (PS3.5 A.4)."""
-    buffer = DicomBytesIO(bytes(data))
-    try:
-        parse_basic_offsets(buffer)
-        frame = b"".join(generate_fragments(buffer))
-    except MemoryError:
-        raise
-    except Exception as error:  # pydicom raises ValueError, struct.error, EOFError and others here
-        raise _failed("The encapsulated pixel data is damaged.") from error
+    """All fragments of the one frame, joined (PS3.5 A.4). The offset table is passed over: with one
+    frame it says nothing, and in some files it says something wrong.
+    """
+    fragments = []
+    at = 0
+    while at + 8 <= len(data):
+        tag, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if tag == _SEQUENCE_END:
+            break
+        if tag != _ITEM or at + 8 + length > len(data):
+            raise _failed("The encapsulated pixel data is damaged.")
+        fragments.append(data[at + 8 : at + 8 + length])
+        at += 8 + length
+    frame = b"".join(fragments[1:])
     if not frame:
         raise ImageRejected(ReasonCode.PIXELS_MISSING, "The encapsulated pixel data is empty.")
     return frame

@@ -31,6 +31,12 @@ def read_object(path: Path, pixels: bool) -> tuple[Dataset, UID]:
 
 
 def _without_preamble(path: Path, pixels: bool) -> tuple[Dataset, UID]:
+    with path.open("rb") as file:
+        begins = file.read(4)
+    # A data set begins in group 0008, or 0002 where the writer left only the preamble out. pydicom
+    # would take any text for elements with lengths of gigabytes.
+    if len(begins) < 4 or begins[:2] not in (b"\x02\0", b"\x08\0"):
+        raise ImageRejected(ReasonCode.DECODE_FAILED, "The file is not DICOM.")
     ds = dcmread(path, force=True, stop_before_pixels=not pixels)
     if not ds.get("SOPClassUID"):
         raise ImageRejected(ReasonCode.DECODE_FAILED, "The file is not DICOM.")
