@@ -45,5 +45,15 @@ def configure(json_lines: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     # pynetdicom logs data sets and titles at INFO; celery and kombu their own heartbeat.
-    for name in ("pynetdicom", "celery.worker.strategy", "celery.app.trace", "kombu", "highdicom"):
+    for name in (
+        "pynetdicom",
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "kombu",
+        "highdicom",
+        "alembic",
+        "uvicorn",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # kombu warns of a broker without host name, which files do not have.
+    logging.getLogger("kombu.connection").setLevel(logging.ERROR)

@@ -126,7 +126,7 @@ def load_settings() -> Settings:
     Raises SettingsError that names each wrong setting and what it may be.
     """
     file = os.environ.get("HIPNODE_ENV_FILE")
-    if file and not Path(file).is_file():
+    if file and not Path(file).exists():
         raise SettingsError(f"HIPNODE_ENV_FILE names {file}, which is not there.")
     try:
         return Settings(_env_file=file or "hipnode.env")  # type: ignore[call-arg]  # pydantic-settings adds it

@@ -38,14 +38,6 @@ def need_torch() -> None:
         )
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add the workers' commands to hipnode's command line."""
-    app.add_typer(worker, name="worker")
-    app.command()(analyse)
-    app.command()(phantom)
-    app.command()(train)
-
-
 @worker.command("analyse")
 def worker_analyse(
     device: Annotated[str, typer.Option(help="cpu, or cuda:N; an absent device is an error.")] = "cpu",

@@ -1,31 +1,65 @@
 """The command line: the place that wires the rooms together.
 
-`hipnode.commands` entry points add what lives outside the node, such as the commands that need torch.
-Exit codes: 0 done, 1 something failed and was named, 2 wrong use.
+Each command is imported when it is asked for, so that `hipnode studies list` does not wait for rooms it
+has no use for. The entry points `hipnode.commands` add what lives outside the node, such as the commands
+that need torch. Exit codes: 0 done, 1 something failed and was named, 2 wrong use.
 """
 
 import os
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import click
 import typer
-from sqlalchemy.exc import OperationalError
+from typer.core import TyperGroup
 
 from hipnode import __version__
-from hipnode.cli.db import db
-from hipnode.cli.explain import explain
-from hipnode.cli.node import serve, up
-from hipnode.cli.studies import replay, studies
-from hipnode.demo import demo
 from hipnode.errors import HipnodeError, SettingsError
 
+_COMMANDS = {
+    "up": "hipnode.cli.node:up",
+    "serve": "hipnode.cli.node:serve",
+    "studies": "hipnode.cli.studies:studies",
+    "replay": "hipnode.cli.studies:replay",
+    "explain": "hipnode.cli.explain:explain",
+    "db": "hipnode.cli.db:db",
+    "demo": "hipnode.demo:demo",
+}
+
+
+class _Commands(TyperGroup):
+    """The commands by name; each module is loaded when its command is."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # click's signature
+        return [*_COMMANDS, *(entry.name for entry in entry_points(group="hipnode.commands"))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name in _COMMANDS:
+            module, _, name = _COMMANDS[cmd_name].partition(":")
+            return _as_command(cmd_name, getattr(import_module(module), name))
+        for entry in entry_points(group="hipnode.commands", name=cmd_name):
+            return _as_command(cmd_name, entry.load())
+        return None
+
+
+def _as_command(name: str, what: Any) -> Any:
+    if isinstance(what, typer.Typer):
+        command = typer.main.get_command(what)
+    else:
+        single = typer.Typer(add_completion=False)
+        single.command(name)(what)
+        command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
     help="A DICOM node that reads hip AP radiographs and answers with SR and overlay.\n\n"
     "Research use only. Start with `hipnode up`, route images to it, look with `hipnode studies list`.",
 )
@@ -46,17 +80,6 @@ def _root(
     pass
 
 
-app.command()(up)
-app.command()(serve)
-app.add_typer(studies, name="studies")
-app.command()(replay)
-app.command()(explain)
-app.add_typer(db, name="db")
-app.command()(demo)
-for _entry in entry_points(group="hipnode.commands"):
-    _entry.load()(app)
-
-
 def _stop(message: str, code: int) -> NoReturn:
     typer.secho(message, err=True, fg=typer.colors.RED)
     sys.exit(code)
@@ -67,24 +90,11 @@ def main() -> None:
     if os.environ.get("HIPNODE_DEBUG") == "1":
         app()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except click.exceptions.Abort:
-        _stop("Stopped.", 130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        app()
     except SettingsError as error:
         _stop(str(error), 2)
     except HipnodeError as error:
         _stop(str(error), 1)
-    except OperationalError as error:
-        _stop(
-            f"The database does not answer or is not prepared ({error.orig.__class__.__name__}). "
-            "Check HIPNODE_DATABASE_URL and run `hipnode db upgrade`.",
-            1,
-        )
-    except BrokenPipeError:
-        sys.exit(1)
     except Exception as error:  # noqa: BLE001  # the last door: a user gets a sentence, never a traceback
         _stop(
             f"Internal error ({type(error).__name__}). Set HIPNODE_DEBUG=1 and run it again to see where.", 1

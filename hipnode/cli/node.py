@@ -7,12 +7,11 @@ from typing import Annotated
 
 import structlog
 import typer
-from sqlalchemy.orm import Session, sessionmaker
 
-from hipnode import ledger, logs, migrations, queue
+from hipnode import ledger, logs, migrations
 from hipnode.children import Children
+from hipnode.cli.doors import configure_queue
 from hipnode.destinations import load_destinations
-from hipnode.errors import SettingsError
 from hipnode.installation import installation_uid
 from hipnode.intake import Intake, Pace, reconcile
 from hipnode.packages import find_packages
@@ -24,28 +23,6 @@ from hipnode.supervisor import Supervisor
 from hipnode.web import start_web
 
 log = structlog.get_logger(__name__)
-
-
-def open_ledger(settings: Settings) -> sessionmaker[Session]:
-    """Sessions on the site's ledger. Raises SettingsError where there is none yet."""
-    if not settings.database_url and not (settings.data / "hipnode.db").exists():
-        raise SettingsError(
-            f"There is no ledger in {settings.data}. Set HIPNODE_DATA to the node's data folder, "
-            "or start the node with `hipnode up`."
-        )
-    return ledger.sessions(settings.database)
-
-
-def configure_queue(settings: Settings) -> None:
-    """Point the Celery app at the site's broker."""
-    queue.configure(settings.broker, settings.data / "broker")
-
-
-def ring_bells(settings: Settings) -> None:
-    """Tell the workers that something is due; without a broker the sweep tells them."""
-    configure_queue(settings)
-    queue.ring_analyse()
-    queue.ring_deliver()
 
 
 def up(

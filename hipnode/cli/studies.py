@@ -14,7 +14,7 @@ from rich.table import Table
 from sqlalchemy.orm import Session
 
 from hipnode import ledger
-from hipnode.cli.node import open_ledger, ring_bells
+from hipnode.cli.doors import open_ledger, ring_bells
 from hipnode.settings import load_settings
 from hipnode.status import AnalysisStatus, Outcome, ReasonCode
 
