@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import ledger
@@ -35,6 +35,7 @@ PACS = ledger.Route("pacs", ("SR", "SC"))
 def postgres_ledger(postgres: Postgres) -> Iterator[sessionmaker[Session]]:
     """One PostgreSQL ledger for the session: to empty it is quicker than to make it anew."""
     sessions = ledger.sessions(postgres.database())
+    _hurry(sessions, "SET synchronous_commit = off")
     Base.metadata.create_all(sessions.kw["bind"])
     yield sessions
     sessions.kw["bind"].dispose()
@@ -51,9 +52,23 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sessionmake
         yield sessions
         return
     sessions = ledger.sessions(f"sqlite:///{tmp_path / 'ledger.db'}")
+    _hurry(sessions, "PRAGMA synchronous = OFF")
     Base.metadata.create_all(sessions.kw["bind"])
     yield sessions
     sessions.kw["bind"].dispose()
+
+
+def _hurry(sessions: sessionmaker[Session], statement: str) -> None:
+    """These tests do not cut the power (test_tables.py shows what is set against that)."""
+
+    def at_connect(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        cursor.close()
+        if "SET" in statement:
+            connection.commit()
+
+    event.listen(sessions.kw["bind"], "connect", at_connect)
 
 
 class Journey:
