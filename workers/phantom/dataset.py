@@ -1,0 +1,167 @@
+"""Pools of phantoms on disk: PNG or DICOM files and `labels.jsonl`, one line a phantom.
+
+A pool grows index by index, can be read while it grows, and goes on where it stopped: a line is
+written after its file, and an index that has a line is not made again.
+"""
+
+import ctypes
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hipnode.errors import HipnodeError
+from workers.phantom.fracture import FractureOutcome
+
+LABELS_FILE = "labels.jsonl"
+#: seeds of the pools the shipped weights were made with; a demo or a kept-back set takes another one
+SEEDS = {"train": 21, "val": 22, "test": 23, "demo": 24}
+
+
+class PoolError(HipnodeError):
+    """A pool of phantoms cannot be written; the text names the file."""
+
+
+@dataclass(frozen=True)
+class PoolRequest:
+    """What to make: phantoms (seed, first) to (seed, first + count - 1)."""
+
+    folder: Path
+    count: int
+    seed: int
+    first: int = 0
+    dicom: bool = False
+    outcome: FractureOutcome | None = None
+    columns: int | None = None  #: picture width; None: 512 for PNG, DICOM_COLUMNS for DICOM
+
+    def name(self, index: int) -> str:
+        """File name of one phantom."""
+        return f"{self.seed:04d}-{index:06d}.{'dcm' if self.dicom else 'png'}"
+
+
+def known_indices(folder: Path, seed: int) -> set[int]:
+    """Indices of `seed` that the pool already holds. A torn last line is cut off. Raises PoolError."""
+    listing = folder / LABELS_FILE
+    if not listing.is_file():
+        return set()
+    text = listing.read_bytes()
+    if text and not text.endswith(b"\n"):
+        text = text[: text.rfind(b"\n") + 1]
+        listing.write_bytes(text)
+    known = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            record = json.loads(line)
+            if record["seed"] == seed:
+                known.add(int(record["index"]))
+        except (ValueError, KeyError) as error:
+            raise PoolError(f"{listing}:{number} is no record of a phantom: {error}") from error
+    return known
+
+
+def make_one(request: PoolRequest, index: int) -> dict[str, Any]:
+    """Make one phantom, write its file under its final name, and give its record."""
+    from workers.phantom.generate import COLUMNS, generate
+
+    columns = request.columns or (DICOM_COLUMNS if request.dicom else COLUMNS)
+    phantom = generate(request.seed, index, request.outcome, columns)
+    path = request.folder / request.name(index)
+    part = path.with_name(path.name + ".part")
+    if request.dicom:
+        from workers.phantom.dicom import to_dicom
+
+        to_dicom(phantom).save_as(part, enforce_file_format=True)
+    else:
+        Image.fromarray(phantom.pixels).save(part, format="PNG", compress_level=1)
+    part.replace(path)
+    return {"file": path.name, **phantom.record()}
+
+
+def _prepare() -> None:
+    """Once in each process: one thread, and memory that is kept.
+
+    The pool is parallel over phantoms. glibc gives big tensors back to the kernel after each
+    operation and takes them anew page by page, which costs more than the arithmetic; M_MMAP_THRESHOLD,
+    M_TRIM_THRESHOLD and M_TOP_PAD (mallopt(3)) let the process keep them.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((-3, 1 << 30), (-1, 2_000_000_000), (-2, 256 << 20)):
+            mallopt(option, value)
+
+
+def write_pool(
+    request: PoolRequest,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Make what the pool lacks; gives the number made now.
+
+    progress(done, count) is called after each phantom, once at the start for what was there.
+    workers: processes, None for one per CPU. Raises PoolError when the folder cannot be written.
+    """
+    try:
+        request.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PoolError(f"{request.folder} cannot be made: {error.strerror}") from error
+    wanted = range(request.first, request.first + request.count)
+    known = known_indices(request.folder, request.seed)
+    missing = [index for index in wanted if index not in known]
+    done = request.count - len(missing)
+    if progress is not None:
+        progress(done, request.count)
+    workers = min(workers or os.cpu_count() or 1, max(1, len(missing)))
+    with (request.folder / LABELS_FILE).open("a", encoding="utf-8") as listing:
+        for record in _records(request, missing, workers):
+            listing.write(json.dumps(record, separators=(",", ":")) + "\n")
+            listing.flush()
+            done += 1
+            if progress is not None:
+                progress(done, request.count)
+    return len(missing)
+
+
+def _records(request: PoolRequest, indices: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
+    """Records in index order; a few phantoms ahead are under way."""
+    if not indices:
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare) as pool:
+        todo = iter(indices)
+        under_way: list[Future[dict[str, Any]]] = [
+            pool.submit(make_one, request, index) for index in islice(todo, 3 * workers)
+        ]
+        while under_way:
+            yield under_way.pop(0).result()
+            under_way.extend(pool.submit(make_one, request, index) for index in islice(todo, 1))
+
+
+#: width of phantoms that are written as DICOM: films of about 0.23 mm a pixel
+DICOM_COLUMNS = 1024
+
+
+def write_demo_studies(folder: Path, seed: int = SEEDS["demo"]) -> dict[str, Path]:
+    """One DX file for each outcome, named VF.dcm to none.dcm, from seeds no weights were made with.
+
+    Gives the path of each outcome. Nothing is picked: they are the phantoms (seed, 0) to (seed, 4).
+    """
+    from workers.phantom.dicom import to_dicom
+    from workers.phantom.generate import generate
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for index, outcome in enumerate(FractureOutcome):
+        path = folder / f"{outcome.value}.dcm"
+        to_dicom(generate(seed, index, outcome, DICOM_COLUMNS)).save_as(path, enforce_file_format=True)
+        paths[outcome.value] = path
+    return paths
