@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
@@ -153,15 +153,16 @@ class DeliverJob:
     def _deliver(self, batch: DeliveryBatch) -> None:
         faults.point("deliver.claimed")
         rooms, lease_s = self.rooms, self.rooms.policy.lease_s
-        ready = [item for item in batch.items if self._whole(batch, item)]
+        ready = tuple(item for item in batch.items if self._whole(batch, item))
         if not ready:
             return
+        batch = replace(batch, items=ready)  # the others have ended
 
         def extend(session: Session, now: datetime) -> None:
             ledger.hold_sending(session, batch, lease_s, now)
 
         with Leases(rooms.sessions, {ready[0].delivery_id: extend}, lease_s, LONGEST_JOB_S, rooms.clock):
-            outcomes = self._send(batch, ready)
+            outcomes = self._send(batch)
             faults.point("deliver.sent")
             self._record(batch, outcomes)
         faults.point("deliver.recorded")
@@ -179,16 +180,16 @@ class DeliverJob:
             return False
         return True
 
-    def _send(self, batch: DeliveryBatch, items: list[DeliveryItem]) -> list[scu.StoreOutcome]:
+    def _send(self, batch: DeliveryBatch) -> list[scu.StoreOutcome]:
         rooms = self.rooms
         destination = self._destination(batch)
         if destination is None:
             logger.warning("destination not in destinations.toml", destination=batch.destination)
-            return [scu.StoreOutcome(item.delivery_id, Verdict.RETRY) for item in items]
+            return [scu.StoreOutcome(item.delivery_id, Verdict.RETRY) for item in batch.items]
         if self._resting(batch.destination):
             # It did not answer a moment ago: the pause counts, and no thread waits for it again.
-            return [scu.StoreOutcome(item.delivery_id, Verdict.RETRY) for item in items]
-        outgoing = [Outgoing(item.delivery_id, rooms.spool.path(item.relative_path)) for item in items]
+            return [scu.StoreOutcome(item.delivery_id, Verdict.RETRY) for item in batch.items]
+        outgoing = [Outgoing(item.delivery_id, rooms.spool.path(item.relative_path)) for item in batch.items]
         outcomes = scu.send(
             outgoing,
             destination.remote,

@@ -11,18 +11,20 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import structlog
 from celery import signals
+from celery.platforms import SecurityWarning
 
 from hipnode import ledger, queue
 from hipnode.children import Children
 from hipnode.destinations import DestinationsFile
-from hipnode.errors import LedgerDown, PackageError
+from hipnode.errors import ImageRejected, LedgerDown, PackageError
 from hipnode.installation import installation_uid
 from hipnode.ledger import WorkerBeat
 from hipnode.packages import ModelPackage, find_packages
@@ -64,8 +66,15 @@ def start_analyse_worker(settings: Settings, device: str = "cpu", precision: str
     Raises DeviceMissing when the device is not there, PackageError when packages are there and
     none of them can be used, SettingsError.
     """
-    loaded = _load(settings, device, precision)
+    run_analyse_worker(settings, _load(settings, device, precision), device)
+
+
+def run_analyse_worker(settings: Settings, loaded: Mapping[str, Loaded], device: str) -> None:
+    """Analyse queued studies with these packages and networks until SIGTERM."""
     with _rooms(settings, "analyse") as rooms:
+        # Children need seconds to start; the first study need not wait for that.
+        for _ in range(settings.decode_children):
+            threading.Thread(target=_warm, args=(rooms.children,), name="warm up", daemon=True).start()
         size = settings.batch_size or (BATCH_CUDA if device.startswith("cuda") else BATCH_CPU)
         job = AnalyseJob(rooms, loaded, size)
         beat = WorkerBeat(rooms.owner, "analyse", job.packages, device)
@@ -239,11 +248,19 @@ def _load(settings: Settings, device: str, precision: str) -> dict[str, Loaded]:
     return loaded
 
 
+def _warm(children: Children) -> None:
+    with suppress(ImageRejected):  # the first film meets the same trouble, and says so
+        children.call(os.getpid)
+
+
 def _keep_logging() -> None:
     """Celery leaves logging alone where somebody listens to this signal."""
     signals.setup_logging.connect(_say_nothing, weak=False)
-    for name in ("celery", "celery.worker.consumer.connection"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    # "No hostname was supplied": the embedded broker has none.
+    logging.getLogger("kombu.connection").setLevel(logging.ERROR)
+    # Celery warns root of pickled messages; ours are JSON, and the bell carries nothing.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
 def _say_nothing(**_: object) -> None:
