@@ -38,6 +38,12 @@ _TASKS_PER_CHILD = 500
 #: Seconds a child may take to start before the first task of a fresh pool; imports on a busy disk.
 _START_S = 60.0
 
+CRASHED = "The process that read the image crashed on it."
+UNREAD = "The image could not be read."
+STOPPING = "The node is stopping."
+#: Rejections that may come from the machine (memory, a kill, an end) and not from the image: worth another try.
+PERHAPS_NOT_THE_IMAGE = frozenset({CRASHED, UNREAD, STOPPING})
+
 _log = structlog.get_logger(__name__)
 
 
@@ -145,18 +151,16 @@ class Children:
             )
         except pebble.ProcessExpired as error:
             _log.warning("reading child died", exit_code=error.exitcode)
-            return _Answer(
-                code=ReasonCode.DECODE_FAILED, sentence="The process that read the image crashed on it."
-            )
+            return _Answer(code=ReasonCode.DECODE_FAILED, sentence=CRASHED)
         except Exception as error:  # noqa: BLE001 - a broken pool must not take the node down with it
             _log.warning("reading child answered nothing", error=type(error).__name__)
-            return _Answer(code=ReasonCode.DECODE_FAILED, sentence="The image could not be read.")
+            return _Answer(code=ReasonCode.DECODE_FAILED, sentence=UNREAD)
         return answer
 
     def _running_pool(self) -> pebble.ProcessPool:
         with self._lock:
             if self._closed:
-                raise ImageRejected(ReasonCode.DECODE_FAILED, "The node is stopping.")
+                raise ImageRejected(ReasonCode.DECODE_FAILED, STOPPING)
             if self._pool is not None and not self._pool.active:
                 _stop(self._pool)
                 self._pool = None

@@ -1,5 +1,8 @@
 """The analyse job: from a due study in the spool to result files and due deliveries."""
 
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -321,3 +324,33 @@ def test_a_database_that_does_not_answer_is_said_and_not_swallowed(one: Node) ->
     one.analyse.rooms = replace(one.rooms, sessions=gone)
     with pytest.raises(LedgerDown):
         one.analyse.run()
+
+
+def test_a_killed_decoding_child_costs_an_attempt_and_not_the_study(tmp_path: Path) -> None:
+    with Children(1, 30, 2 * 2**30, 64 * 10**6) as pool, node(tmp_path, pool, PACS) as made:
+        pool.call(os.getpid)
+        analysis_id = made.put(make_radiograph())
+        working = threading.Thread(target=made.analyse.run)
+        working.start()
+        while working.is_alive():  # the out-of-memory killer comes back and back
+            for child in multiprocessing.active_children():
+                child.kill()
+            time.sleep(0.01)
+        back = made.analysis(analysis_id)
+        assert (back.status, back.reason_code) == (AnalysisStatus.QUEUED, ReasonCode.DECODE_FAILED)
+        made.clock.forward(60)
+        made.analyse.run()
+        assert made.analysis(analysis_id).outcome is Outcome.FINDINGS
+
+
+def test_an_image_that_takes_too_long_is_tried_again_and_then_ends_with_its_reason(tmp_path: Path) -> None:
+    with Children(1, 30, 2 * 2**30, 1000) as pool, node(tmp_path, pool, PACS) as made:
+        analysis_id = made.put(make_radiograph())
+        made.analyse.run()
+        assert made.analysis(analysis_id).status is AnalysisStatus.QUEUED
+        for _ in range(2):
+            made.clock.forward(60)
+            made.analyse.run()
+        seen = made.analysis(analysis_id)
+        assert (seen.status, seen.outcome) == (AnalysisStatus.DELIVERING, Outcome.ERROR)
+        assert (seen.reason_code, seen.attempts) == (ReasonCode.DECODE_LIMIT, 3)

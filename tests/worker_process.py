@@ -8,15 +8,16 @@ import os
 import sys
 import time
 
-from hipnode import logs
-from hipnode.packages import find_packages
-from hipnode.settings import load_settings
-from tests.pipeline import FakeDetector
-from workers.analyse_job import Loaded
-from workers.runtime import run_analyse_worker, start_deliver_worker
-
 
 def main() -> None:
+    # Here, because a spawned decoding child imports this module again.
+    from hipnode import logs
+    from hipnode.packages import find_packages
+    from hipnode.settings import load_settings
+    from tests.pipeline import FakeDetector
+    from workers.analyse_job import Loaded
+    from workers.runtime import run_analyse_worker, start_deliver_worker
+
     settings = load_settings()
     logs.configure(settings.log_json)
     if sys.argv[1] == "deliver":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from hipnode import faults, ledger, queue
+from hipnode.children import PERHAPS_NOT_THE_IMAGE
 from hipnode.errors import (
     IllegalTransition,
     LedgerDown,
@@ -198,11 +199,13 @@ class AnalyseJob:
             self._unexpected(claim, error)
 
     def _worth_another_try(self, one: _Work, answer: StudyReading) -> bool:
-        """A decode that met its limit of time or memory may do better on a less busy machine."""
-        return (
-            answer.outcome is Outcome.ERROR
-            and one.claim.attempts < self.rooms.policy.max_attempts
-            and any(image.reason and image.reason.code is ReasonCode.DECODE_LIMIT for image in answer.images)
+        """Whether a study of which nothing was read may do better later, on a less busy machine."""
+        if answer.outcome is not Outcome.ERROR or one.claim.attempts >= self.rooms.policy.max_attempts:
+            return False
+        reasons = [image.reason for image in answer.images if image.reason is not None]
+        return any(
+            reason.code is ReasonCode.DECODE_LIMIT or reason.sentence in PERHAPS_NOT_THE_IMAGE
+            for reason in reasons
         )
 
     def _keep(self, one: _Work, answer: StudyReading, loaded: Loaded) -> None:

@@ -241,7 +241,9 @@ def _load(settings: Settings, device: str, precision: str) -> dict[str, Loaded]:
     loaded = {}
     for id_, package in _packages(settings, verify=True).items():
         start = time.monotonic()
-        loaded[id_] = Loaded(package, load_detector(package, device, precision))
+        loaded[id_] = Loaded(
+            package, load_detector(package, device, precision, batch_size=settings.batch_size)
+        )
         logger.info("network loaded", package=id_, device=device, seconds=round(time.monotonic() - start, 1))
     if not loaded:
         logger.warning("no model package found: studies will end with NO_PACKAGE")
