@@ -136,6 +136,7 @@ def claim_deliveries(
 ) -> list[DeliveryBatch]:
     """Take up to `limit` batches; each is all that is due of one study for one destination.
 
+    The newest results go first: after an outage, today's patients do not wait for yesterday's.
     skip: destinations that are known to be down. The attempt is counted before anything is sent.
     """
     if limit <= 0:
@@ -148,7 +149,7 @@ def claim_deliveries(
         .join(Result, Result.id == Delivery.result_id)
         .where(*wanted)
         .group_by(Result.study_id, Delivery.destination)
-        .order_by(func.min(Delivery.due_at), Result.study_id)
+        .order_by(func.max(Delivery.opened_at).desc(), Result.study_id)
         .limit(2 * limit)  # another worker may hold some of them
     ).all()
     batches: list[DeliveryBatch] = []

@@ -167,7 +167,7 @@ def _has_analysis(session: Session, study_id: int) -> bool:
 def _due(session: Session, study_id: int, who: str, now: datetime, opens: bool) -> None:
     """Make sure an analysis RECEIVING waits for this image; `opens` False only prolongs one that is there."""
     waiting = session.execute(
-        select(Analysis.id, Analysis.status, Analysis.fence)
+        select(Analysis.id, Analysis.status, Analysis.fence, Analysis.number)
         .where(
             Analysis.study_id == study_id,
             (Analysis.status == AnalysisStatus.RECEIVING)
@@ -187,7 +187,7 @@ def _due(session: Session, study_id: int, who: str, now: datetime, opens: bool) 
             .where(Analysis.id == receiving[0].id)
             .values(last_instance_at=now, fence=receiving[0].fence + 1)
         )
-    elif opens and len(waiting) == 1:
+    elif opens and len(waiting) == 1 and not _has_sibling(session, study_id, waiting[0]):
         row = waiting[0]
         again: dict[str, Any] = {
             "receiving_since": now,
@@ -201,6 +201,12 @@ def _due(session: Session, study_id: int, who: str, now: datetime, opens: bool) 
         session.execute(delete(AnalysisImage).where(AnalysisImage.analysis_id == row.id))
     elif opens:
         open_analysis(session, study_id, who, now)
+
+
+def _has_sibling(session: Session, study_id: int, row: Any) -> bool:
+    """Whether another package looks as well, under the same number: then both go on with what they have."""
+    other = (Analysis.study_id == study_id, Analysis.number == row.number, Analysis.id != row.id)
+    return session.scalar(select(Analysis.id).where(*other).limit(1)) is not None
 
 
 def open_analysis(
