@@ -179,3 +179,14 @@ def test_a_truncated_normal_stays_inside_and_refuses_the_impossible():
     assert all(-1.0 <= truncated_normal(rng, 0.0, 5.0, -1.0, 1.0) <= 1.0 for _ in range(100))
     with pytest.raises(ValueError, match="never falls"):
         truncated_normal(rng, 0.0, 0.1, 50.0, 60.0)
+
+
+def test_the_scintillators_mtf_falls_to_half_at_1_to_1_5_lp_per_mm():
+    sigma_mm, pitch_mm = 0.15, 0.05  # the middle of what draw_exposure draws
+    image = torch.zeros(400, 400)
+    image[:, 200:] = 1.0
+    line = torch.diff(blur(image, sigma_mm / pitch_mm)[200])
+    modulation = np.abs(np.fft.rfft(line.numpy()))
+    frequency = np.fft.rfftfreq(len(line), pitch_mm)
+    half = frequency[np.argmax(modulation / modulation[0] < 0.5)]
+    assert 1.0 <= half <= 1.5

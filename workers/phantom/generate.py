@@ -30,7 +30,7 @@ from workers.phantom.fracture import (
 )
 from workers.phantom.projection import MU, Exposure, Geometry, Slab, blur, expose
 from workers.phantom.random import stream, truncated_normal
-from workers.phantom.texture import look_up, trabecular_map
+from workers.phantom.texture import cloud, look_up, trabecular_map
 from workers.phantom.tissue import draw_tissue, lengths
 
 BOX_MARGIN_MM = 8.0
@@ -126,14 +126,14 @@ def project_piece(
     piece: Piece,
     femur: Femur,
     pattern: Tensor,
-    cloud: NDArray[np.float64],
+    skeleton: NDArray[np.float64],
     geometry: Geometry,
     impaction: float,
     stride: int,
 ) -> tuple[Slab, Tensor, Tensor] | None:
     """A piece of femur as (window, sum of mu x L over muscle, length of bone mm); None outside the field."""
-    bounds = piece.bounds(_tensors(cloud))
-    chosen = cloud if bounds is None else cloud[(bounds < 7.0).numpy()]
+    bounds = piece.bounds(_tensors(skeleton))
+    chosen = skeleton if bounds is None else skeleton[(bounds < 7.0).numpy()]
     if len(chosen) == 0:
         return None
     world = piece.to_world(chosen)
@@ -171,9 +171,9 @@ def project_femur(broken: Break, femur: Femur, pattern: Tensor, geometry: Geomet
     """Sum of mu x L of the whole femur over muscle, (rows, columns). Where pieces overlap, less than both."""
     total = torch.zeros(geometry.rows, geometry.columns)
     depth = torch.zeros_like(total)
-    cloud = bone_points(femur)
+    skeleton = bone_points(femur)
     for piece in broken.pieces:
-        part = project_piece(piece, femur, pattern, cloud, geometry, broken.impaction, stride)
+        part = project_piece(piece, femur, pattern, skeleton, geometry, broken.impaction, stride)
         if part is not None:
             slab, added, whole = part
             slab.add_to(total, added)
@@ -187,8 +187,6 @@ def project_pelvis(
     pelvis: Pelvis, turn: NDArray[np.float64], geometry: Geometry, rng: np.random.Generator, stride: int
 ) -> Tensor:
     """Sum of mu x L of the pelvis over muscle, (rows, columns)."""
-    from workers.phantom.texture import cloud
-
     total = torch.zeros(geometry.rows, geometry.columns)
     m = pelvis.midline
     corners = np.array([[x, y, z] for x in (-2.0 * m, 66.0) for y in (-92.0, 150.0) for z in (-66.0, 62.0)])
