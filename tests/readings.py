@@ -84,7 +84,12 @@ def _display(rows: int, columns: int) -> NDArray[np.uint8]:
 
 def radiograph(ds: Dataset, rows: int = 640, columns: int = 512) -> Radiograph:
     """Display pixels for a source."""
-    return Radiograph(_display(rows, columns), str(ds.SOPInstanceUID))
+    return radiograph_of(str(ds.SOPInstanceUID), rows, columns)
+
+
+def radiograph_of(sop_instance_uid: str, rows: int = 640, columns: int = 512) -> Radiograph:
+    """The same by its UID."""
+    return Radiograph(_display(rows, columns), sop_instance_uid)
 
 
 def header_of(ds: Dataset) -> Dataset:

@@ -11,7 +11,6 @@ from hipnode.findings import Algorithm, ImageReading, StudyReading
 from hipnode.results.check import check_result
 from hipnode.results.common import (
     Instant,
-    Source,
     Study,
     encode,
     finish_object,
@@ -43,7 +42,7 @@ class BuiltResult:
     """A finished object. `dataset` carries its file meta information."""
 
     kind: ResultKind
-    variant: str
+    variant: str  #: `variant_of` its form
     dataset: Dataset
 
     @property
@@ -123,7 +122,8 @@ class _Maker:
     def report(self, reading: StudyReading, marks: list[Mark], variant: str) -> BuiltResult:
         said = say_study(reading, marks, self.algorithm)
         content = canonical_study(reading, reading.images, said.wording)
-        identity = self._identify(ResultKind.SR, variant, self.study.sources, content, 1)
+        uids = [image.sop_instance_uid for image in reading.images]
+        identity = self._identify(ResultKind.SR, variant, uids, content, 1)
         ds = start_object(self.study, identity, self.installation, self.now)
         make_report(ds, self.study, self.installation, reading, marks, said, self.algorithm)
         return BuiltResult(ResultKind.SR, variant, finish_object(ds))
@@ -140,12 +140,12 @@ class _Maker:
         built = []
         for position, (reads, outcome, said) in enumerate(self._sheets(reading, marks, pictures), 1):
             uids = {read.sop_instance_uid for read in reads}
-            shown = [s for s in self.study.sources if s.sop_instance_uid in uids] or list(self.study.sources)
+            shown = [s for s in self.study.sources if not reads or s.sop_instance_uid in uids]
             picture = pictures.get(reads[0].sop_instance_uid) if len(reads) == 1 else None
             pixels = picture.pixels if picture else None
             sheet = StudyReading(outcome, reads[0].reason if reads else reading.reason, tuple(reads))
             content = canonical_study(sheet, reads, said.wording) | {"picture": pixels is not None}
-            identity = self._identify(ResultKind.SC, variant, shown, content, position)
+            identity = self._identify(ResultKind.SC, variant, uids, content, position)
             ds = start_object(self.study, identity, self.installation, self.now)
             here = [mark for mark in marks if mark.image_uid in uids]
             rgb = draw_overlay(pixels, here if picture else [], said, outcome, self.now.words, max_size_px)
@@ -179,7 +179,7 @@ class _Maker:
         self,
         kind: ResultKind,
         variant: str,
-        sources: Sequence[Source],
+        image_uids: Collection[str],
         content: dict[str, object],
         instance_number: int,
     ) -> ResultIdentity:
@@ -187,7 +187,7 @@ class _Maker:
             kind,
             variant,
             study_uid=self.study.study_uid,
-            source_uids=[source.sop_instance_uid for source in sources],
+            source_uids=image_uids or [source.sop_instance_uid for source in self.study.sources],
             package_sha256=self.study.package_sha256,
             content=content | {"algorithm": canonical_algorithm(self.algorithm)},
             number=self.number,

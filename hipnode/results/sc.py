@@ -59,7 +59,7 @@ def make_overlay(
     ds.SecondaryCaptureDeviceManufacturerModelName = MODEL_NAME
     ds.SecondaryCaptureDeviceSoftwareVersions = __version__
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = now.date, now.time
-    orientation = shown[0].header.texts("PatientOrientation") if with_picture else []
+    orientation = shown[0].header.texts("PatientOrientation") if with_picture and shown else []
     put(ds, "PatientOrientation", orientation if len(orientation) == 2 and all(orientation) else None)
     ds.BurnedInAnnotation = "YES"
     ds.RecognizableVisualFeatures = "NO"
