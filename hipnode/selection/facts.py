@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydicom.config import disable_value_validation
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -34,7 +35,7 @@ _MAX_VALUES = 64
 _MAX_ITEMS = 16
 #: Group 0010 describes the patient; of it only these leave the header.
 _PATIENT_ATTRIBUTES = frozenset({"PatientAge", "PatientSex", "PatientSpeciesDescription"})
-_DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ def may_be_asked(keyword: str) -> bool:
 
 def facts_of(ds: Dataset) -> Facts:
     """The facts of a header. An attribute that cannot be read is no evidence, so it is left out."""
+    with disable_value_validation():  # free text in coded attributes is what headers are like
+        return _facts_of(ds)
+
+
+def _facts_of(ds: Dataset) -> Facts:
     attributes = dict(_attributes(ds))
     # Many devices write the order's texts only into the request.
     for item in _items(ds, "RequestAttributesSequence"):
@@ -197,7 +203,7 @@ def _age_years(ds: Dataset) -> float | None:
     match = re.fullmatch(r"(\d{1,3})([DWMY])", _text(ds, "PatientAge").upper())
     if match is None or match.group() in ("000Y", "00Y", "0Y"):  # what anonymisers write
         return None
-    return int(match[1]) * _DAYS[match[2]] / _DAYS["Y"]
+    return int(match[1]) / _PER_YEAR[match[2]]
 
 
 def _date(text: str) -> datetime.date | None:

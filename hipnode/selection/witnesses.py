@@ -110,7 +110,8 @@ def region_vote(book: Rulebook, text: Text) -> RegionVote | None:
     if "hip" in kinds and "other_region" in kinds:
         vote = "list"
     elif "hip" in kinds and "within_pelvis" in kinds:
-        vote = "list" if _any_joined(text.folded, hits, ("hip",), ("within_pelvis",)) else "within_pelvis"
+        together = any(joined(text.folded, a, b) for a, b in _pairs(hits, ("hip",), ("within_pelvis",)))
+        vote = "list" if together else "within_pelvis"
     elif "hip" in kinds:
         vote = "hip"
     elif "other_region" in kinds:
@@ -122,9 +123,8 @@ def region_vote(book: Rulebook, text: Text) -> RegionVote | None:
     return RegionVote(text.attribute, vote, words)
 
 
-def _any_joined(text: str, hits: list[Hit], one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    firsts, seconds = [h for h in hits if h.kind in one], [h for h in hits if h.kind in other]
-    return any(joined(text, a, b) or one_word(text, a, b) for a in firsts for b in seconds)
+def _pairs(hits: list[Hit], one: tuple[str, ...], other: tuple[str, ...]) -> list[tuple[Hit, Hit]]:
+    return [(a, b) for a in hits for b in hits if a.kind in one and b.kind in other]
 
 
 def body_part_vote(book: Rulebook, facts: Facts) -> RegionVote | None:
@@ -255,7 +255,9 @@ def _weighed(book: Rulebook, text: Text, hits: list[Hit]) -> ViewVote | None:
         vote = "list"
     elif fronts and others:
         angled = [h for h in others if h.kind == "tilted" or book.words["tilted_beside_ap"].find(h.word)]
-        if _any_joined(text.folded, hits, ("ap", "pa"), ("tilted", "lateral")) or not angled:
+        pairs = _pairs(hits, ("ap", "pa"), ("tilted", "lateral"))
+        listed = any(joined(text.folded, a, b) or one_word(text.folded, a, b) for a, b in pairs)
+        if listed or not angled:
             vote = "list"
         else:
             return ViewVote(text.attribute, "tilted", angled[0].word)
