@@ -1,6 +1,7 @@
 """Results beside real films, and beside headers damaged at random."""
 
 import random
+import re
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
-from pydicom.uid import UID
+from pydicom.uid import RE_VALID_UID
 
 from hipnode.errors import SelfCheckFailed
 from hipnode.findings import ImageReading, Reason, StudyReading, combine
@@ -51,7 +52,7 @@ def test_results_of_real_films_are_valid(films: Path, tmp_path: Path) -> None:
             )
             assert not is_own_output(source)
             # One film has components with leading zeros in its UIDs: carried as they are, and dciodvfy objects.
-            if UID(uid).is_valid:
+            if re.match(RE_VALID_UID, uid):
                 folder = tmp_path / f"{path.stem}-{number}"
                 folder.mkdir()
                 check_results(built, folder)
