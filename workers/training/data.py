@@ -122,11 +122,13 @@ class EpochPlan:
     draws: int
     size: int  #: pixels of the square input
     plain: bool  #: without mosaic and mixup
+    rank: int = 0  #: which share of each batch
+    world: int = 1  #: of how many
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from draw number `start` on, prepared by threads a little ahead."""
         order = epoch_order(len(self.samples), self.draws, self.seed, self.epoch)
-        size = self.recipe.micro_batch
+        size = self.recipe.micro_batch * self.world
         with ThreadPoolExecutor(LOADERS) as pool:
             waiting = [
                 [pool.submit(self._picture, order, at) for at in chunk] for chunk in self._ahead(start, size)
@@ -143,7 +145,7 @@ class EpochPlan:
 
     def _chunks(self, start: int, size: int) -> Iterator[list[int]]:
         for first in range(start, self.draws, size):
-            yield list(range(first, min(first + size, self.draws)))
+            yield list(range(first, min(first + size, self.draws)))[self.rank :: self.world]
 
     def _picture(self, order: NDArray[np.int64], at: int) -> Picture:
         rng = np.random.default_rng([self.seed, self.epoch, at])

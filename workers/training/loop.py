@@ -18,6 +18,7 @@ from hipnode.errors import HipnodeError
 from workers.detector.damoyolo import DamoYolo, damoyolo_t
 from workers.training.data import Batch, DataError, EpochPlan, Sample, read_pool
 from workers.training.losses import detection_losses
+from workers.training.parallel import World
 from workers.training.recipes import Recipe
 from workers.training.schedule import CosineSchedule, Ema, EmaSchedule
 
@@ -100,7 +101,7 @@ def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
     if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=(recipe.momentum, 0.999))
+        return torch.optim.AdamW(groups, lr=0.0, betas=(recipe.momentum, 0.999), fused=True)
     raise TrainingError(f"recipe {recipe.name}: no optimiser is called {recipe.optimiser!r}")
 
 
@@ -122,10 +123,10 @@ def stop_on_sigterm(stop: threading.Event) -> Iterator[None]:
 class Run:
     """The state of a run; everything in it that changes is in the checkpoint."""
 
-    def __init__(self, settings: TrainSettings, pool: int) -> None:
+    def __init__(self, settings: TrainSettings, pool: int, world: World | None = None) -> None:
         recipe = settings.recipe
         torch.manual_seed(settings.seed)
-        self.settings, self.recipe = settings, recipe
+        self.settings, self.recipe, self.world = settings, recipe, world or World()
         self.model = damoyolo_t(len(settings.class_names)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = make_optimiser(self.model, recipe)
         self.ema = Ema(self.model, EmaSchedule(recipe.ema_momentum, recipe.ema_ramp))
@@ -167,6 +168,7 @@ class Run:
             "sums": self.sums,
             "seed": self.settings.seed,
             "class_names": list(self.settings.class_names),
+            "data": str(self.settings.data),
             "recipe": recipe,
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
@@ -214,11 +216,13 @@ class Run:
                 self.sums[i] += float(part.detach()) * share
             self.sums[4] += losses.positives
         self.sums[5] += 1
+        self.world.average_gradients(self.model)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.ema.update(self.model, self.step)
+        if self.world.first:
+            self.ema.update(self.model, self.step)
         self.step += 1
 
 
@@ -247,13 +251,14 @@ def train(settings: TrainSettings, progress: Callable[[EpochReport], None] | Non
         torch.set_num_threads(settings.threads)
     torch.set_flush_denormal(True)  # the moments of unused weights sink into denormals, many times slower
     settings.out.mkdir(parents=True, exist_ok=True)
+    world = World.joined()
     path = settings.out / CHECKPOINT
     if path.exists() and not settings.resume:
         raise TrainingError(f"{path} exists: resume it, or give another folder")
     samples = read_pool(settings.data, settings.class_names)
     if not samples:
         raise DataError(f"{settings.data} holds no picture yet")
-    run = Run(settings, len(samples))
+    run = Run(settings, len(samples), world)
     if path.exists():
         run.load(path)
         if run.pool > len(samples):
@@ -261,7 +266,8 @@ def train(settings: TrainSettings, progress: Callable[[EpochReport], None] | Non
     stop = threading.Event()
     with stop_on_sigterm(stop):
         _epochs(run, stop, path, progress)
-    run.save(path)
+    if world.first:
+        run.save(path)
     return path
 
 
@@ -269,12 +275,13 @@ def _epochs(
     run: Run, stop: threading.Event, path: Path, progress: Callable[[EpochReport], None] | None
 ) -> None:
     settings = run.settings
-    validation = read_pool(settings.validation, settings.class_names) if settings.validation else []
+    measured = settings.validation if run.world.first else None
+    validation = read_pool(measured, settings.class_names) if measured else []
     last_step = run.step + settings.max_steps if settings.max_steps is not None else None
     while run.images < run.total_images:
         samples = read_pool(settings.data, settings.class_names)
         if run.drawn == 0:
-            run.pool = len(samples)
+            run.pool = run.world.from_first(len(samples))
             run.sums = [0.0] * 6
         started, before = time.monotonic(), run.images
         if not _one_epoch(run, samples[: run.pool], stop, path, last_step):
@@ -299,6 +306,8 @@ def _epochs(
             images_per_second=(run.images - before) / max(seconds, 1e-9),
             finished=run.images >= run.total_images,
         )
+        if not run.world.first:
+            continue
         with (settings.out / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(report)) + "\n")
         if progress:
@@ -313,20 +322,25 @@ def _one_epoch(
     draws = min(run.epoch_images, run.total_images - run.epoch * run.epoch_images)
     plain = schedule.hold > 0 and run.step >= schedule.total - schedule.hold
     size = recipe.size_at(run.epoch * run.epoch_images / run.total_images)
-    plan = EpochPlan(samples, recipe, run.settings.seed, run.epoch, draws, size, plain)
+    world = run.world
+    if world.size > 1:  # every process must have a share in every step
+        draws -= draws % recipe.batch
+    plan = EpochPlan(
+        samples, recipe, run.settings.seed, run.epoch, draws, size, plain, world.rank, world.size
+    )
     saved = time.monotonic()
     gathered: list[Batch] = []
     for batch in plan.batches(run.drawn):
         gathered.append(batch)
-        held = sum(len(b.truths) for b in gathered)
+        held = sum(len(b.truths) for b in gathered) * world.size
         if held < recipe.batch and run.drawn + held < draws:
             continue
         run.train_step(gathered, schedule.at(run.step))
         run.drawn += held
         gathered = []
-        if stop.is_set() or run.step == last_step:
+        if world.any(stop.is_set()) or run.step == last_step:
             return False
-        if time.monotonic() - saved > run.settings.checkpoint_every_s:
+        if world.first and time.monotonic() - saved > run.settings.checkpoint_every_s:
             run.save(path)
             saved = time.monotonic()
     return True
