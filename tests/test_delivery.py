@@ -462,3 +462,12 @@ def test_orthanc_keeps_the_results_of_a_study_beside_its_images(
             (copy,) = orthanc.instances(SOPInstanceUID=result.sop_instance_uid)
             (tmp_path / "copy.dcm").write_bytes(orthanc.file(copy))
             assert dcmread(tmp_path / "copy.dcm") == dcmread(made.rooms.spool.path(result.relative_path))
+
+
+def test_after_an_outage_the_newest_study_goes_first(one: Node, archive: Pacs) -> None:
+    for seed in range(3):
+        one.put(make_radiograph(seed=seed))
+        one.analyse.run()
+    one.deliver.run()
+    went = list(dict.fromkeys(str(stored.dataset.PatientID) for stored in archive.received))
+    assert went == ["P1002", "P1001", "P1000"]

@@ -271,8 +271,8 @@ class TestTries:
         journey.delivering("1.3")
         batches = journey.do(ledger.claim_deliveries, 10, 60, "d", journey.now)
         assert [(b.study_id, b.destination, [i.kind for i in b.items]) for b in batches] == [
+            (2, "pacs", ["SR", "SC"]),  # the newest first
             (1, "pacs", ["SR", "SC"]),
-            (2, "pacs", ["SR", "SC"]),
         ]
         journey.do(ledger.record_outcomes, batches[0], [], journey.now, 100, lambda _n: 5.0)
         (again,) = journey.do(ledger.claim_deliveries, 10, 60, "d", journey.later(5).now)
