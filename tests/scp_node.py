@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, FileDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ComprehensiveSRStorage
 from pynetdicom import AE
 from pynetdicom.association import Association
 from sqlalchemy import Engine, select
@@ -20,13 +20,15 @@ from hipnode import ledger
 from hipnode.scp import AllowedPeers, Limits, Scp, start_scp
 from hipnode.spool import Spool
 from hipnode.tables import Base, Instance
+from tests.encoded import EXPLICIT, IMPLICIT
+from tests.factories import make_radiograph
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
-EXPLICIT, IMPLICIT = str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)
+SR = str(ComprehensiveSRStorage)
 
 #: Small deadlines: a test of a slow peer is over in a second.
-QUICK = Limits(handshake_s=0.6, pdu_deadline_s=0.6, transfer_s=1.5, idle_s=30)
+QUICK = Limits(handshake_s=1, pdu_deadline_s=1, transfer_s=2, idle_s=30)
 
 
 @dataclass
@@ -66,12 +68,25 @@ def engine_of(sessions: Any) -> Engine:
     return engine
 
 
+def report(**keywords: Any) -> Dataset:
+    """A structured report of the study of `make_radiograph`, with just enough in it."""
+    film = make_radiograph()
+    ds = FileDataset("", {}, file_meta=film.file_meta, preamble=bytes(128))
+    ds.file_meta.TransferSyntaxUID = EXPLICIT
+    ds.SOPClassUID, ds.SOPInstanceUID = SR, "1.2.3.77"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = film.StudyInstanceUID, "1.2.3.7"
+    ds.PatientID, ds.Modality = film.PatientID, "SR"
+    for keyword, value in keywords.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
 @contextmanager
 def running_scp(
     folder: Path,
     *,
     peers: str = "*@127.0.0.0/8",
-    limits: Limits = QUICK,
+    limits: Limits = Limits(),  # noqa: B008  frozen
     low_water_bytes: int = 0,
     ssl_context: ssl.SSLContext | None = None,
     database_url: str | None = None,
@@ -140,11 +155,6 @@ def echo(port: int, **options: Any) -> int | None:
     """The status of a C-ECHO; None where there was no association or no answer."""
     with associated(port, [(VERIFICATION, [IMPLICIT])], **options) as assoc:
         return getattr(assoc.send_c_echo(), "Status", None) if assoc.is_established else None
-
-
-def is_ours(ds: FileDataset, stored: FileDataset) -> bool:
-    """Whether a stored file holds this data set."""
-    return Dataset(ds) == Dataset(stored)
 
 
 # --- Raw PDUs (PS3.8 section 9.3) ----------------------------------------------------------------

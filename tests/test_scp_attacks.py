@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hipnode.scp import Limits
+from tests.encoded import data_set, encode
 from tests.factories import make_radiograph
 from tests.peers import wait_for
 from tests.scp_node import (
@@ -30,14 +31,13 @@ from tests.scp_node import (
     status_of,
     store_rq,
 )
-from tests.test_identity import data_set, encode
 
 ABORT, REJECT = 0x07, 0x03
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Bench]:
-    with running_scp(tmp_path) as running:
+    with running_scp(tmp_path, limits=QUICK) as running:
         yield running
 
 

@@ -172,7 +172,7 @@ class PeerAssociation(Association):  # type: ignore[misc]
         self.serving = True
         try:
             if isinstance(message, StoreRequest):
-                self.dimse.taken()
+                self.dimse.taken(message)
                 self.dimse.answer(message, self.service.finish(message))
             else:
                 self._serve_request(message, context_id)

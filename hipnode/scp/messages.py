@@ -52,7 +52,7 @@ class Reception(Protocol):
         """Forget the transfer: nothing of it stays behind."""
 
 
-@dataclass
+@dataclass(eq=False)
 class StoreRequest:
     """One C-STORE request. The UIDs are as sent: untrusted text, "" where absent."""
 
@@ -129,7 +129,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no
         self._command = bytearray()
         self._command_context = 0
         self._request: StoreRequest | None = None  # whose data set is arriving
-        self._waiting: StoreRequest | None = None  # complete, not yet taken by the association
+        self._waiting: list[StoreRequest] = []  # complete, not yet taken by the association
 
     @property
     def receiving_since(self) -> float | None:
@@ -158,15 +158,16 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no
 
     def discard(self) -> None:
         """Forget what is under way: the association has ended."""
-        for request in (self._request, self._waiting):
+        for request in (self._request, *self._waiting):
             if request is not None and request.reception is not None:
                 request.reception.discard()
-        self._request = self._waiting = None
+        self._request = None
+        self._waiting.clear()
         self._command.clear()
 
-    def taken(self) -> None:
-        """The association serves the request it got; from here on it is its own to end."""
-        self._waiting = None
+    def taken(self, request: StoreRequest) -> None:
+        """The association serves this request; from here on it is its own to end."""
+        self._waiting.remove(request)
 
     def answer(self, request: StoreRequest, status: int) -> None:
         """Send the C-STORE-RSP. Encoded here: pydicom would warn about, and print, many a UID."""
@@ -232,5 +233,5 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no
             self._queue(request)
 
     def _queue(self, request: StoreRequest) -> None:
-        self._waiting = request
+        self._waiting.append(request)
         self.msg_queue.put((request.context_id, request))
