@@ -27,6 +27,7 @@ from hipnode.results import (
     result_text,
     variant_of,
 )
+from hipnode.results.wording import say_image
 from hipnode.status import Outcome, ReasonCode
 from tests.dicom_checks import check_results
 from tests.factories import make_radiograph
@@ -473,6 +474,14 @@ def test_each_read_image_has_its_overlay_and_unread_ones_share_a_card() -> None:
     sources = [[i.ReferencedSOPInstanceUID for i in ds.SourceImageSequence] for ds in made]
     assert sources == [[FIRST.SOPInstanceUID], [SECOND.SOPInstanceUID, third.SOPInstanceUID]]
     assert "could not be decoded" in made[1].DerivationDescription
+
+
+def test_the_overlay_of_a_film_in_a_partly_read_study_says_so() -> None:
+    _, reading = READINGS["partial without"]
+    said = say_image(reading.images[1], [], ALGORITHM, reading)
+    assert said.notes == ("The study was only partly analysed: 1 of 2 images could be read.",)
+    whole = say_image(reading.images[1], [], ALGORITHM, study(image(SECOND)))
+    assert whole.notes == ()
 
 
 def test_the_film_is_in_the_overlay_untouched_outside_the_marks() -> None:

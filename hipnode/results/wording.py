@@ -4,6 +4,7 @@ The words follow two rules: a negative answer says what it does not exclude, and
 not given says so; nothing here calls a film unremarkable.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ RESEARCH_USE = "For research use only; not for diagnosis."
 NOT_FOR_MEASUREMENT = "Not for measurement."
 NO_STATEMENT = "No statement about fracture is made."
 
+_READ = (Outcome.FINDINGS, Outcome.NONE)
 _SIDES: Mapping[Side, str] = {Side.RIGHT: "right", Side.LEFT: "left"}
 
 
@@ -128,13 +130,12 @@ def say_study(reading: StudyReading, marks: Sequence[Mark], algorithm: Algorithm
     """What the report says of the whole study."""
     who = _who(algorithm)
     count = len(reading.images)
-    read = [i for i in reading.images if i.outcome in (Outcome.FINDINGS, Outcome.NONE)]
     notes: list[str] = []
     for position, image in enumerate(reading.images, 1):
         name = f"Image {position} of {count}: " if count > 1 else ""
         if image.outcome is Outcome.NONE and count > 1:
             notes.append(f"{name}{_nothing_found(who)}")
-        elif image not in read and (count > 1 or image.reason != reading.reason):
+        elif image.outcome not in _READ and (count > 1 or image.reason != reading.reason):
             notes.append(f"{name}{_not_analysed(image)}")
         notes += [f"{name}{_although(flag.sentence, image)}" for flag in image.flags]
     outcome = reading.outcome
@@ -142,7 +143,7 @@ def say_study(reading: StudyReading, marks: Sequence[Mark], algorithm: Algorithm
     if outcome is Outcome.PARTIAL:
         found = "POSSIBLE FRACTURE MARKED" if marks else "NO FRACTURE DETECTED IN WHAT WAS READ"
         heading = f"AI: {found}, STUDY ONLY PARTLY ANALYSED"
-        summary = f"Partly analysed by {who}: {len(read)} of {count} images could be read. " + (
+        summary = f"Partly analysed by {who}: {_read_of(reading)} images could be read. " + (
             _found(marks, who) if marks else _nothing_found(who)
         )
     elif outcome is Outcome.FINDINGS:
@@ -158,8 +159,10 @@ def say_study(reading: StudyReading, marks: Sequence[Mark], algorithm: Algorithm
     )
 
 
-def say_image(image: ImageReading, marks: Sequence[Mark], algorithm: Algorithm | None) -> Statement:
-    """What the overlay of one image says. `marks` are those of this image."""
+def say_image(
+    image: ImageReading, marks: Sequence[Mark], algorithm: Algorithm | None, reading: StudyReading
+) -> Statement:
+    """What the overlay of one image of `reading` says. `marks` are those of this image."""
     who = _who(algorithm)
     reason = image.reason.sentence if image.reason else ""
     if image.outcome is Outcome.FINDINGS:
@@ -170,17 +173,17 @@ def say_image(image: ImageReading, marks: Sequence[Mark], algorithm: Algorithm |
         heading, summary = "AI: NOT ANALYSED", f"{reason} {NO_STATEMENT}"
     else:
         heading, summary = "AI: ANALYSIS FAILED", f"{reason} {NO_STATEMENT}"
-    notes = tuple(_although(flag.sentence, image) for flag in image.flags)
+    notes = [_although(flag.sentence, image) for flag in image.flags]
+    if reading.outcome is Outcome.PARTIAL:
+        notes.append(f"The study was only partly analysed: {_read_of(reading)} images could be read.")
     short = tuple(mark.short_sentence for mark in marks)
-    return Statement(heading, summary, short, notes, who, _provenance(algorithm))
+    return Statement(heading, summary, short, tuple(notes), who, _provenance(algorithm))
 
 
 def result_text(
     reading: StudyReading, algorithm: Algorithm | None, analysed_at: datetime, width: int = 0
 ) -> str:
     """The result as plain text, the same sentences as in the report. width: wrap at it, 0 does not wrap."""
-    import textwrap
-
     marks = number_marks(reading, algorithm)
     said = say_study(reading, marks, algorithm)
     lines = [said.heading, "", said.summary]
@@ -220,6 +223,11 @@ def _who(algorithm: Algorithm | None) -> str:
     return f"{algorithm.name} {algorithm.version}".strip() if algorithm else NODE_NAME
 
 
+def _read_of(reading: StudyReading) -> str:
+    read = sum(image.outcome in _READ for image in reading.images)
+    return f"{read} of {len(reading.images)}"
+
+
 def _found(marks: Sequence[Mark], who: str) -> str:
     count = "1 region" if len(marks) == 1 else f"{len(marks)} regions"
     return f"{count} suspicious for fracture marked by {who}; other fractures are not excluded."
@@ -235,8 +243,7 @@ def _not_analysed(image: ImageReading) -> str:
 
 
 def _although(sentence: str, image: ImageReading) -> str:
-    read = image.outcome in (Outcome.FINDINGS, Outcome.NONE)
-    return f"{'Analysed although' if read else 'Noted before'}: {sentence}"
+    return f"{'Analysed although' if image.outcome in _READ else 'Noted before'}: {sentence}"
 
 
 def _provenance(algorithm: Algorithm | None) -> tuple[str, ...]:
