@@ -80,6 +80,20 @@ def test_rules_of_the_site_replace_the_shipped_ones(tmp_path: Path) -> None:
     assert made.reason.sentence == R.HIP_AP.sentence
 
 
+def test_the_example_of_the_manual_works(tmp_path: Path) -> None:
+    manual = (Path(__file__).parents[1] / "docs" / "selection.md").read_text("utf-8")
+    toml = manual.split("```toml\n")[1].split("```")[0]
+    trial = decide(tmp_path, toml, InstitutionalDepartmentName="Trauma", ViewPosition="AP")
+    assert (trial.decision, trial.package) == ("analyse", "trial-model")
+    assert decide(tmp_path, toml, StationName="DXA2").reason.sentence == "Sent by DXA2."
+    assert decide(tmp_path, toml, PatientAge="017Y").reason.code == R.HIP_AP
+
+
+def test_no_rule_makes_our_output_input(tmp_path: Path) -> None:
+    toml = 'rule = [{name = "all", when = {}, then = "analyse", reason = "HIP_AP"}]'
+    assert decide(tmp_path, toml, Manufacturer="hipnode").reason.code == R.OWN_OUTPUT
+
+
 def test_a_list_of_words_is_replaced_by_the_sites(tmp_path: Path) -> None:
     toml = 'words.hip = ["KOXA*"]'
     assert decide(tmp_path, toml, BodyPartExamined="KOXALGIE").reason.code == R.HIP_AP

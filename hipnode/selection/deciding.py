@@ -8,6 +8,10 @@ from hipnode.findings import Reason
 from hipnode.selection.facts import Facts
 from hipnode.selection.header import Header, Vote, read_header
 from hipnode.selection.rules import FACTS, Rule, Rulebook, load_rulebook
+from hipnode.status import ReasonCode
+
+#: The rule no file can change.
+OWN_OUTPUT = "own output"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Selection:
     def decide(self, facts: Facts, own: bool = False) -> Decision:
         """Decide on one object. own: the caller knows its UID as one of ours (RELIABILITY section 5)."""
         header = read_header(facts, self.book, own)
+        if header.facts["own"]:  # before any rule of a site: our output must never come back as input
+            return Decision(
+                "skip", Reason.of(ReasonCode.OWN_OUTPUT), (), OWN_OUTPUT, "", header.votes, (OWN_OUTPUT,), 0
+            )
         flags: list[tuple[Rule, Reason]] = []
         matched: list[str] = []
         for depth, rule in enumerate(self.book.rules):

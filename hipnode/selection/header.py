@@ -42,7 +42,7 @@ class Header:
 
 
 def read_header(facts: Facts, book: Rulebook, own: bool) -> Header:
-    """Work out every fact of one header (selection.md). own: the caller knows the object as ours."""
+    """Work out every fact of one header (docs/selection.md). own: the caller knows the object as ours."""
     image = witnesses.texts_of(facts, witnesses.IMAGE_TEXTS, witnesses.IMAGE_CODES)
     order = witnesses.texts_of(facts, witnesses.ORDER_TEXTS, witnesses.ORDER_CODES)
     body_part = witnesses.body_part_vote(book, facts)

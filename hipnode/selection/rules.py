@@ -13,7 +13,7 @@ from hipnode.selection.facts import may_be_asked
 from hipnode.selection.words import WordList
 from hipnode.status import ReasonCode
 
-#: The facts a rule may ask for, and what each may be (selection.md calls them by these names).
+#: The facts a rule may ask for, and what each may be (docs/selection.md calls them by these names).
 FACTS: dict[str, frozenset[str | bool]] = {
     "own": frozenset({True, False}),
     "object": frozenset({"radiograph", "digitised", "screen", "not_image", "other_class"}),

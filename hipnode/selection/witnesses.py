@@ -169,7 +169,7 @@ def coded_region(votes: list[RegionVote]) -> RegionVote | None:
 def region_fact(
     texts: list[RegionVote], coded: RegionVote | None, order: list[RegionVote], anything: bool
 ) -> RegionFact:
-    """Weigh the votes of the image's texts, the coded region and the order (selection.md, region).
+    """Weigh the votes of the image's texts, the coded region and the order (docs/selection.md, region).
 
     anything: whether any attribute that could name a region has a value at all.
     """
@@ -299,7 +299,7 @@ def orientation_vote(facts: Facts) -> ViewVote | None:
 
 
 def view_fact(votes: list[ViewVote], order: list[ViewVote]) -> ViewFact:
-    """Weigh the votes of the image; the order may only raise a doubt (selection.md, view)."""
+    """Weigh the votes of the image; the order may only raise a doubt (docs/selection.md, view)."""
     by_kind = {kind: [v for v in votes if v.vote == kind] for kind in (*_VIEW_LISTS, "list")}
     front = by_kind["ap"] or by_kind["pa"]
     if by_kind["tilted"]:
