@@ -17,7 +17,7 @@ from hipnode.children import Children
 from hipnode.status import AnalysisStatus
 from tests.factories import make_radiograph
 from tests.pacs import Pacs, pacs
-from tests.peers import stop, wait_for
+from tests.peers import Redis, stop, wait_for
 from tests.pipeline import Node, node
 from workers import runtime
 from workers.runtime import Worker
@@ -145,6 +145,33 @@ def test_sigterm_lets_the_batch_under_way_finish(one: Node, archive: Pacs) -> No
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert one.analysis(analysis_id).status is AnalysisStatus.DELIVERING
+
+
+def test_a_worker_hears_again_soon_after_its_broker_was_away(one: Node, archive: Pacs, redis: Redis) -> None:
+    with (
+        worker(one, "analyse", HIPNODE_BROKER_URL=redis.url),
+        worker(one, "deliver", HIPNODE_BROKER_URL=redis.url),
+    ):
+        wait_for(ended(one, put(one)), "the first study is delivered", 90)
+        redis.kill()
+        queue.configure(redis.url, one.folder / "data" / "broker")
+        analysis_id = put(one, seed=1)
+        assert not queue.ring_analyse()
+        time.sleep(12)
+        redis.start()
+
+        def swept() -> bool:  # what the sweep does every ten seconds
+            queue.ring_if_quiet(queue.ANALYSE)
+            queue.ring_if_quiet(queue.DELIVER)
+            return ended(one, analysis_id)()
+
+        wait_for(swept, "the study is delivered", 30, every_s=1)
+    assert archive.repeats == 0
+
+
+def test_workers_are_wired_without_torch() -> None:
+    code = "import sys, workers.runtime, workers.tasks; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 # --- The watchdog ----------------------------------------------------------------------------------

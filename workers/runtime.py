@@ -15,11 +15,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import structlog
 from celery import signals
 from celery.platforms import SecurityWarning
+from kombu import Connection
 
 from hipnode import ledger, queue
 from hipnode.children import Children
@@ -44,6 +45,9 @@ BEAT_S = 10.0
 DEAF_S = 120.0
 """Work that waits this long without any bell heard means that the connection to the broker is dead."""
 
+RECONNECT_S = 5.0
+"""Longest pause between two tries to reach the broker."""
+
 STUCK_S = LONGEST_JOB_S + 2 * ROUND_S
 """A job longer than this does not come back."""
 
@@ -51,6 +55,14 @@ EXIT_BROKEN = 70  # EX_SOFTWARE of sysexits.h
 
 DELIVER_THREADS = 4
 BATCH_CPU, BATCH_CUDA = 4, 16
+
+
+class PatientConnection(Connection):  # type: ignore[misc]  # kombu carries no types
+    """Tries again every few seconds: kombu's pauses grow to 30 s, longer than two sweeps."""
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Connection:
+        """As kombu's, with short pauses."""
+        return super().ensure_connection(*arguments, **{"interval_max": RECONNECT_S, **options})
 
 
 class Job(Protocol):
@@ -110,6 +122,7 @@ class Worker:
     def run(self, settings: Settings, pool: list[str]) -> None:
         """Look once, then answer bells until SIGTERM or SIGINT."""
         app = queue.configure(settings.broker, settings.data / "broker")
+        app.amqp.Connection = PatientConnection
         tasks.employ(self.queue_name, self.answer)
         _keep_logging()
         signals.worker_shutting_down.connect(self._stop, weak=False)
