@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from hipnode.findings import (
     Algorithm,
@@ -22,10 +23,10 @@ from hipnode.findings import (
     combine,
 )
 from hipnode.images import Radiograph
-from hipnode.results import Installation
+from hipnode.results import BuiltResult, Installation, ResultKind, build_results, codes
 from hipnode.results.codes import CLASSES
 from hipnode.status import Outcome, ReasonCode
-from tests.factories import hip_picture
+from tests.factories import hip_picture, make_radiograph
 
 INSTALLATION = Installation("2.25.301545230912345678901234567890", "HIPNODE", "NODE-1")
 ANALYSED_AT = datetime(2026, 11, 20, 21, 10, 8, tzinfo=UTC)
@@ -98,3 +99,55 @@ def header_of(ds: Dataset) -> Dataset:
     if "PixelData" in bare:
         del bare.PixelData
     return bare
+
+
+FIRST = header_of(make_radiograph("DX"))
+SECOND = header_of(make_radiograph("DX", instance=2))
+NOTICE = StudyReading(Outcome.ERROR, Reason.of(ReasonCode.WORKER_LOST), ())
+
+READINGS = {
+    "none": ([FIRST], study(image(FIRST))),
+    "findings": ([FIRST], study(image(FIRST, DISPLACED, AMBIGUOUS, NO_SIDE))),
+    "flagged": ([FIRST], study(image(FIRST, DISPLACED, flags=(ReasonCode.VIEW_PA,)))),
+    "not analysed": ([FIRST], study(refused(FIRST))),
+    "bad quality": ([FIRST], study(refused(FIRST, ReasonCode.IMAGE_QUALITY))),
+    "partial with findings": ([FIRST, SECOND], study(image(FIRST, DISPLACED), failed(SECOND))),
+    "partial without": ([FIRST, SECOND], study(failed(FIRST, ReasonCode.DECODE_LIMIT), image(SECOND))),
+    "two read": ([FIRST, SECOND], study(image(FIRST, DISPLACED), image(SECOND))),
+    "error": ([FIRST], study(failed(FIRST))),
+    "notice without images": ([FIRST, SECOND], NOTICE),
+}
+
+
+def build(
+    sources: list[Dataset], reading: StudyReading, algorithm: Algorithm | None = ALGORITHM, **more: object
+) -> list[BuiltResult]:
+    """Build with display pixels for every image that was looked at."""
+    looked = {i.sop_instance_uid for i in reading.images if i.outcome is not Outcome.ERROR}
+    pictures = {ds.SOPInstanceUID: radiograph(ds) for ds in sources if ds.SOPInstanceUID in looked}
+    arguments = {"number": 1, "analysed_at": ANALYSED_AT, "images": pictures} | more
+    return build_results(sources, reading, algorithm, INSTALLATION, **arguments)  # type: ignore[arg-type]
+
+
+def report(results: list[BuiltResult]) -> Dataset:
+    return next(r.dataset for r in results if r.kind is ResultKind.SR)
+
+
+def overlays(results: list[BuiltResult]) -> list[Dataset]:
+    return [r.dataset for r in results if r.kind is ResultKind.SC]
+
+
+def texts(ds: Dataset, name: Code = codes.COMMENT) -> list[str]:
+    """Every TEXT of this name, anywhere in a report."""
+    return [
+        str(item.TextValue)
+        for item in items_of(ds)
+        if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == name.value
+    ]
+
+
+def items_of(ds: Dataset) -> list[Dataset]:
+    found = []
+    for item in ds.get("ContentSequence") or []:
+        found += [item, *items_of(item)]
+    return found

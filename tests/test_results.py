@@ -1,7 +1,7 @@
 """What comes back from a look at a study: every kind and outcome, judged by other people's tools."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 import highdicom
@@ -13,21 +13,16 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from hipnode.errors import SelfCheckFailed
-from hipnode.findings import Algorithm, Reason, StudyReading
+from hipnode.findings import Reason, StudyReading
 from hipnode.results import (
-    BuiltResult,
     ResultKind,
-    build_results,
     codes,
     encode,
     is_own_header,
     is_own_output,
-    overlay_pixels,
-    preview_png,
     result_text,
     variant_of,
 )
-from hipnode.results.wording import say_image
 from hipnode.status import Outcome, ReasonCode
 from tests.dicom_checks import check_results
 from tests.factories import make_radiograph
@@ -36,59 +31,20 @@ from tests.readings import (
     AMBIGUOUS,
     ANALYSED_AT,
     DISPLACED,
+    FIRST,
     INSTALLATION,
-    NO_SIDE,
+    READINGS,
+    SECOND,
+    build,
     failed,
     header_of,
     image,
-    radiograph,
-    refused,
+    items_of,
+    overlays,
+    report,
     study,
+    texts,
 )
-
-FIRST = header_of(make_radiograph("DX"))
-SECOND = header_of(make_radiograph("DX", instance=2))
-NOTICE = StudyReading(Outcome.ERROR, Reason.of(ReasonCode.WORKER_LOST), ())
-
-READINGS = {
-    "none": ([FIRST], study(image(FIRST))),
-    "findings": ([FIRST], study(image(FIRST, DISPLACED, AMBIGUOUS, NO_SIDE))),
-    "flagged": ([FIRST], study(image(FIRST, DISPLACED, flags=(ReasonCode.VIEW_PA,)))),
-    "not analysed": ([FIRST], study(refused(FIRST))),
-    "bad quality": ([FIRST], study(refused(FIRST, ReasonCode.IMAGE_QUALITY))),
-    "partial with findings": ([FIRST, SECOND], study(image(FIRST, DISPLACED), failed(SECOND))),
-    "partial without": ([FIRST, SECOND], study(failed(FIRST, ReasonCode.DECODE_LIMIT), image(SECOND))),
-    "two read": ([FIRST, SECOND], study(image(FIRST, DISPLACED), image(SECOND))),
-    "error": ([FIRST], study(failed(FIRST))),
-    "notice without images": ([FIRST, SECOND], NOTICE),
-}
-
-
-def build(
-    sources: list[Dataset], reading: StudyReading, algorithm: Algorithm | None = ALGORITHM, **more: object
-) -> list[BuiltResult]:
-    """Build with display pixels for every image that was looked at."""
-    looked = {i.sop_instance_uid for i in reading.images if i.outcome is not Outcome.ERROR}
-    pictures = {ds.SOPInstanceUID: radiograph(ds) for ds in sources if ds.SOPInstanceUID in looked}
-    arguments = {"number": 1, "analysed_at": ANALYSED_AT, "images": pictures} | more
-    return build_results(sources, reading, algorithm, INSTALLATION, **arguments)  # type: ignore[arg-type]
-
-
-def report(results: list[BuiltResult]) -> Dataset:
-    return next(r.dataset for r in results if r.kind is ResultKind.SR)
-
-
-def overlays(results: list[BuiltResult]) -> list[Dataset]:
-    return [r.dataset for r in results if r.kind is ResultKind.SC]
-
-
-def texts(ds: Dataset, name: Code = codes.COMMENT) -> list[str]:
-    """Every TEXT of this name, anywhere in a report."""
-    return [
-        str(item.TextValue)
-        for item in _items(ds)
-        if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == name.value
-    ]
 
 
 def evaluation(ds: Dataset, name: Code) -> list[str]:
@@ -100,13 +56,6 @@ def evaluation(ds: Dataset, name: Code) -> list[str]:
         for item in container.ContentSequence
         if item.ValueType == "CODE" and item.ConceptNameCodeSequence[0].CodeValue == name.value
     ]
-
-
-def _items(ds: Dataset) -> list[Dataset]:
-    found = []
-    for item in ds.get("ContentSequence") or []:
-        found += [item, *_items(item)]
-    return found
 
 
 # --- Validity ------------------------------------------------------------------------------------
@@ -220,7 +169,7 @@ def test_an_ambiguous_finding_names_both_classes_their_scores_and_the_rule() -> 
     ):
         assert part in sentence
     [alternative] = [
-        item for item in _items(ds) if item.ConceptNameCodeSequence[0].CodeValue == codes.ALTERNATIVE.value
+        item for item in items_of(ds) if item.ConceptNameCodeSequence[0].CodeValue == codes.ALTERNATIVE.value
     ]
     assert alternative.ConceptCodeSequence[0].CodeValue == "HN-DFN"
     assert texts(ds, codes.RULE) == ["valgus before displaced"]
@@ -294,12 +243,13 @@ def test_a_flag_is_said_and_coded() -> None:
 def test_only_a_calibrated_package_states_a_certainty() -> None:
     sources, reading = READINGS["findings"]
     names = {
-        i.ConceptNameCodeSequence[0].CodeValue for i in _items(report(build(sources, reading, kinds=["SR"])))
+        i.ConceptNameCodeSequence[0].CodeValue
+        for i in items_of(report(build(sources, reading, kinds=["SR"])))
     }
     assert codes.SCORE.value in names
     assert codes.CERTAINTY.value not in names
     calibrated = report(build(sources, reading, replace(ALGORITHM, calibrated=True), kinds=["SR"]))
-    names = {i.ConceptNameCodeSequence[0].CodeValue for i in _items(calibrated)}
+    names = {i.ConceptNameCodeSequence[0].CodeValue for i in items_of(calibrated)}
     assert codes.CERTAINTY.value in names
     assert codes.SCORE.value not in names
     assert any("certainty 93 %" in text for text in texts(calibrated))
@@ -430,131 +380,3 @@ def dcmread_bytes(data: bytes) -> Dataset:
     from io import BytesIO
 
     return dcmread(BytesIO(data))
-
-
-# --- Times ---------------------------------------------------------------------------------------
-
-
-def test_times_are_written_in_the_offset_of_the_source() -> None:
-    ds = header_of(make_radiograph("DX", TimezoneOffsetFromUTC="+0900"))
-    for built in build([ds], study(image(ds))):
-        made = built.dataset
-        assert (made.ContentDate, made.ContentTime) == ("20261121", "061008")
-        assert made.TimezoneOffsetFromUTC == "+0900"
-        assert (made.StudyDate, made.StudyTime) == (ds.StudyDate, ds.StudyTime)
-
-
-def test_times_are_utc_and_say_so_where_the_source_states_no_offset() -> None:
-    for wrong in (None, "+9999", "local"):
-        ds = header_of(make_radiograph("DX", TimezoneOffsetFromUTC=wrong))
-        made = report(build([ds], study(image(ds)), kinds=["SR"]))
-        assert (made.ContentDate, made.ContentTime) == ("20261120", "211008")
-        assert made.TimezoneOffsetFromUTC == "+0000"
-
-
-def test_any_zone_of_the_same_instant_gives_the_same_bytes() -> None:
-    seoul = ANALYSED_AT.astimezone(timezone(timedelta(hours=9)))
-    sources, reading = READINGS["none"]
-    assert [r.encode() for r in build(sources, reading, analysed_at=seoul)] == [
-        r.encode() for r in build(sources, reading)
-    ]
-    with pytest.raises(ValueError, match="zone"):
-        build(sources, reading, analysed_at=datetime(2026, 11, 20, tzinfo=UTC).replace(tzinfo=None))
-
-
-# --- Overlays ------------------------------------------------------------------------------------
-
-
-def test_each_read_image_has_its_overlay_and_unread_ones_share_a_card() -> None:
-    third = header_of(make_radiograph("DX", instance=3))
-    reading = study(image(FIRST, DISPLACED), failed(SECOND), failed(third))
-    results = build([FIRST, SECOND, third], reading)
-    made = overlays(results)
-    assert len(made) == 2
-    sources = [[i.ReferencedSOPInstanceUID for i in ds.SourceImageSequence] for ds in made]
-    assert sources == [[FIRST.SOPInstanceUID], [SECOND.SOPInstanceUID, third.SOPInstanceUID]]
-    assert "could not be decoded" in made[1].DerivationDescription
-
-
-def test_the_overlay_of_a_film_in_a_partly_read_study_says_so() -> None:
-    _, reading = READINGS["partial without"]
-    said = say_image(reading.images[1], [], ALGORITHM, reading)
-    assert said.notes == ("The study was only partly analysed: 1 of 2 images could be read.",)
-    whole = say_image(reading.images[1], [], ALGORITHM, study(image(SECOND)))
-    assert whole.notes == ()
-
-
-def test_the_film_is_in_the_overlay_untouched_outside_the_marks() -> None:
-    [ds] = overlays(build(*READINGS["none"]))
-    shown = overlay_pixels(ds)
-    film = radiograph(FIRST).pixels
-    start = next(row for row in range(ds.Rows - 640) if np.array_equal(shown[row + 100, :512, 0], film[100]))
-    assert np.array_equal(shown[start : start + 640, :512], np.repeat(film[:, :, None], 3, axis=2))
-
-
-def test_marks_surround_the_box_and_leave_its_inside_alone() -> None:
-    [plain] = overlays(build([FIRST], study(image(FIRST))))
-    [marked] = overlays(build([FIRST], study(image(FIRST, DISPLACED))))
-    film = radiograph(FIRST).pixels
-    shown = overlay_pixels(marked)
-    top = next(row for row in range(marked.Rows - 640) if np.array_equal(shown[row, :512, 0], film[0]))
-    picture = shown[top : top + 640, :512]
-    inside = picture[155:305, 106:255]
-    assert np.array_equal(inside, np.repeat(film[155:305, 106:255, None], 3, axis=2))
-    edge = picture[200, 94:104].astype(int)  # across the left edge at column 101.2
-    coloured = np.abs(edge - (255, 176, 0)).max(axis=1) < 12
-    assert 2 <= coloured.sum() <= 4
-    assert overlay_pixels(plain).shape[1] == 512
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(2828, 2320), (300, 400), (40, 30), (900, 200)])
-def test_overlays_of_any_size_are_drawn(rows: int, columns: int) -> None:
-    reading = study(image(FIRST, replace(DISPLACED, box=replace(DISPLACED.box, column_max=4000.0))))
-    picture = {FIRST.SOPInstanceUID: radiograph(FIRST, rows, columns)}
-    [ds] = overlays(build([FIRST], reading, images=picture))
-    assert ds.Columns == max(columns, 512)
-    assert ds.Rows > rows
-
-
-def test_a_limit_holds_for_the_longer_side_of_the_film() -> None:
-    picture = {FIRST.SOPInstanceUID: radiograph(FIRST, 2828, 2320)}
-    [ds] = overlays(build([FIRST], study(image(FIRST, DISPLACED)), images=picture, max_size_px=1024))
-    assert ds.Columns == round(2320 * 1024 / 2828)
-
-
-def test_no_patient_data_is_drawn_or_told() -> None:
-    named = header_of(make_radiograph("DX", PatientName="Canary^Zebulon", PatientID="CANARY-77"))
-    reading = study(image(named, DISPLACED))
-    results = build([named], reading)
-    plain = header_of(make_radiograph("DX"))
-    assert np.array_equal(
-        overlay_pixels(overlays(results)[0]), overlay_pixels(overlays(build([plain], reading))[0])
-    )
-    told = result_text(reading, ALGORITHM, ANALYSED_AT) + " ".join(texts(report(results)))
-    assert "anary" not in told
-    assert "CANARY" not in told
-    assert "CANARY" not in overlays(results)[0].DerivationDescription
-
-
-def test_a_preview_holds_the_same_pixels() -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
-    [ds] = overlays(build(*READINGS["findings"]))
-    png = Image.open(BytesIO(preview_png(ds)))
-    assert np.array_equal(np.asarray(png), overlay_pixels(ds))
-
-
-def test_sides_of_a_series_that_differ_leave_laterality_empty() -> None:
-    right = header_of(make_radiograph("DX", instance=2, ImageLaterality="R"))
-    both = overlays(build([FIRST, right], study(image(FIRST), image(right))))
-    assert [ds.Laterality for ds in both] == ["", ""]
-    [one] = overlays(build([FIRST], study(image(FIRST))))
-    assert (one.BodyPartExamined, one.Laterality) == ("HIP", "L")
-    pelvis = header_of(
-        make_radiograph("DX", BodyPartExamined="PELVIS", AnatomicRegionSequence=None, ImageLaterality="U")
-    )
-    [of_pelvis] = overlays(build([pelvis], study(image(pelvis))))
-    assert of_pelvis.BodyPartExamined == "PELVIS"
-    assert "Laterality" not in of_pelvis
