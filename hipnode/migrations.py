@@ -1,5 +1,7 @@
 """The ledger's schema: brought up to date, looked at, taken back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -9,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import make_url
+from sqlalchemy.orm import Session
 
 from hipnode.errors import SettingsError
 from hipnode.ledger import sessions, transaction
@@ -37,7 +40,7 @@ def current(database_url: str) -> str | None:
     file = _file(database_url)
     if file is not None and not file.exists():
         return None
-    with transaction(sessions(database_url)) as session:
+    with _opened(database_url) as session:
         return MigrationContext.configure(session.connection()).get_current_revision()
 
 
@@ -59,7 +62,7 @@ def downgrade(database_url: str, revision: str) -> str:
 
 def check(database_url: str) -> list[str]:
     """How the tables in a database differ from those this version expects, one sentence each."""
-    with transaction(sessions(database_url)) as session:
+    with _opened(database_url) as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         return [_sentence(difference) for difference in compare_metadata(context, Base.metadata)]
 
@@ -76,13 +79,23 @@ def require_head(database_url: str) -> None:
 
 def _run(what: object, database_url: str, revision: str) -> str:
     config = _config()
-    with transaction(sessions(database_url)) as session:
+    with _opened(database_url) as session:
         config.attributes["connection"] = session.connection()
         try:
             what(config, revision)  # type: ignore[operator]
         except CommandError as error:
             raise SettingsError(f"The database cannot be brought to {revision}: {error}") from error
         return MigrationContext.configure(session.connection()).get_current_revision() or ""
+
+
+@contextmanager
+def _opened(database_url: str) -> Iterator[Session]:
+    make = sessions(database_url)
+    try:
+        with transaction(make) as session:
+            yield session
+    finally:
+        make.kw["bind"].dispose()
 
 
 def _file(database_url: str) -> Path | None:
