@@ -70,6 +70,8 @@ class Supervisor:
             part.started = now
             part.process = subprocess.Popen(
                 [sys.executable, "-m", "hipnode", *part.arguments],
+                # torch's threads wait by spinning unless told otherwise, and starve their neighbours
+                env={"OMP_WAIT_POLICY": "passive", **os.environ},
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # one thread here

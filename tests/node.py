@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,24 @@ from pynetdicom import AE, build_context
 from tests.peers import free_port, stop, wait_for
 
 PARTS = {
-    "serve": ["serve"],
-    "analyse-1": ["worker", "analyse"],
-    "analyse-2": ["worker", "analyse"],
-    "deliver": ["worker", "deliver"],
+    "serve": ["-m", "hipnode", "serve"],
+    "analyse-1": ["-m", "hipnode", "worker", "analyse"],
+    "analyse-2": ["-m", "hipnode", "worker", "analyse"],
+    "deliver": ["-m", "hipnode", "worker", "deliver"],
 }
+# The same processes with a detector that needs no torch, for tests that start them often.
+FAKE_PARTS = PARTS | {name: ["-m", "tests.worker_process", "analyse"] for name in ("analyse-1", "analyse-2")}
+ROOT = Path(__file__).parents[1]
+
+
+def site_selection(folder: Path, package: str) -> Path:
+    """The shipped selection rules with another model package."""
+    shipped = (ROOT / "hipnode" / "selection.toml").read_text(encoding="utf-8")
+    changed = re.sub(r'^package = ".*?"', f'package = "{package}"', shipped, count=1, flags=re.MULTILINE)
+    assert changed != shipped
+    path = folder / "selection.toml"
+    path.write_text(changed, encoding="utf-8")
+    return path
 
 
 class Node:
@@ -55,23 +71,27 @@ class Node:
             "HIPNODE_FAULT_MARKS": str(self.marks),
             **environment,
         }
+        self.parts, self.faults = PARTS, ""
+        self._restarting = threading.Lock()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, part: str, faults: str = "") -> "subprocess.Popen[bytes]":
-        """Start one part, with faults in its environment only."""
+    def start(self, part: str) -> "subprocess.Popen[bytes]":
+        """Start one part."""
         with (self.folder / f"{part}.log").open("ab") as log:
             self.processes[part] = subprocess.Popen(
-                [sys.executable, "-m", "hipnode", *PARTS[part]],
-                env={**self.environment, "HIPNODE_FAULTS": faults},
+                [sys.executable, *self.parts[part]],
+                cwd=ROOT,
+                env={**self.environment, "HIPNODE_FAULTS": self.faults},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         return self.processes[part]
 
     def keep_running(self) -> list[str]:
-        """Start again what died, without faults. Returns the names of the parts that had died."""
-        died = [name for name, process in self.processes.items() if process.poll() is not None]
-        for name in died:
-            self.start(name)
+        """Start again what died. Returns the names of the parts that had died."""
+        with self._restarting:  # several senders may notice at the same time
+            died = [name for name, process in self.processes.items() if process.poll() is not None]
+            for name in died:
+                self.start(name)
         return died
 
     def hipnode(self, *arguments: str, check: bool = True) -> str:
@@ -89,8 +109,15 @@ class Node:
         """Wait until the SCP takes a C-ECHO."""
         wait_for(self.echo, "the node answers C-ECHO", 60)
 
+    def _connectable(self) -> bool:
+        # pynetdicom leaves its socket open when a connection is refused: look first
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
     def echo(self) -> bool:
         """Whether the SCP answers a C-ECHO now."""
+        if not self._connectable():
+            return False
         ae = AE("TESTER")
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
         assoc = ae.associate(
@@ -104,6 +131,8 @@ class Node:
 
     def store(self, ds: FileDataset, calling: str = "MODALITY") -> int | None:
         """Send one instance; the peer's status, or None when the connection was lost."""
+        if not self._connectable():
+            return None
         ae = AE(calling)
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
         context = build_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)
@@ -155,16 +184,20 @@ class Node:
 def running_node(
     folder: Path,
     pacs_port: int,
-    parts: Sequence[str] = tuple(PARTS),
-    faults: dict[str, str] | None = None,
+    parts: Mapping[str, list[str]] = PARTS,
+    faults: str = "",
     **environment: str,
 ) -> Iterator[Node]:
-    """A prepared and started node; ended on leaving."""
+    """A prepared and started node; ended on leaving.
+
+    faults: in the environment of every part, also when it is started again; each fires once.
+    """
     node = Node(folder, pacs_port, **environment)
+    node.parts, node.faults = dict(parts), faults
     node.hipnode("db", "upgrade")
     try:
         for part in parts:
-            node.start(part, (faults or {}).get(part, ""))
+            node.start(part)
         if "serve" in parts:
             node.listens()
         yield node
