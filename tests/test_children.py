@@ -345,8 +345,8 @@ def read_mutants(seed: int, count: int, folder: str) -> dict[str, int]:
 def test_mutants_end_with_a_reason_or_are_read(children: Children, tmp_path: Path) -> None:
     seen: dict[str, int] = {}
     for seed in range(4):
-        for code, count in children.call(read_mutants, seed, 150, str(tmp_path)).items():
+        for code, count in children.call(read_mutants, seed, 100, str(tmp_path)).items():
             seen[code] = seen.get(code, 0) + count
-    assert sum(seen.values()) == 2 * 4 * 150
-    assert seen["None"] > 100, "some survive"
-    assert seen["DECODE_FAILED"] > 50, "some do not"
+    assert sum(seen.values()) == 2 * 4 * 100
+    assert seen["None"] > 60, "some survive"
+    assert seen["DECODE_FAILED"] > 30, "some do not"

@@ -8,7 +8,7 @@ import pytest
 from hipnode.errors import SettingsError
 from hipnode.selection import Decision, Selection, facts_of
 from hipnode.status import ReasonCode
-from tests.test_selection import header
+from tests.headers import header
 
 R = ReasonCode
 
