@@ -5,6 +5,7 @@ have at most 16 bits, so the whole pipeline is worked out once per possible valu
 table: a 15 MB film takes a fraction of what per-pixel arithmetic takes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,7 +249,7 @@ def _seen_range(
     stored: NDArray[Any], low: int, modality: Values, padding: NDArray[np.bool_]
 ) -> tuple[float, float]:
     """Lower and upper percentile of the modality values inside the collimation, padding left out."""
-    step = max(1, min(stored.shape) // _SAMPLED_SIDE)
+    step = max(1, math.isqrt(stored.size) // _SAMPLED_SIDE)
     index = stored[::step, ::step].astype(np.int64) - low
     values, padded = modality[index], padding[index]
     if padded.all():
