@@ -4,6 +4,7 @@
 fsynced. Folders are 0700, files 0600; the 128-byte preamble is zero (PS3.10 7.1), whatever came.
 """
 
+import ctypes
 import errno
 import hashlib
 import io
@@ -33,6 +34,7 @@ EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 Buffer = bytes | bytearray | memoryview
 
 _CHUNK = 1 << 20
+_WRITEBACK_EVERY = 4 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _QUARANTINE_LIMIT = 1000
 
@@ -198,6 +200,7 @@ class Incoming:
         self._digest = hashlib.sha256()
         self._size = 0
         self._head_bytes = len(head)
+        self._handed_over = 0  #: bytes the disk was asked to begin with
         self._file: io.FileIO | None = None
         try:
             free = spool.free_bytes()
@@ -301,6 +304,9 @@ class Incoming:
             self.discard()
             raise _refused(error) from error
         self._size += len(view)
+        if self._size - self._handed_over >= _WRITEBACK_EVERY:
+            _begin_writeback(self._file.fileno(), self._handed_over, self._size - self._handed_over)
+            self._handed_over = self._size
 
     def _sync(self) -> None:
         if self._file is None:
@@ -373,6 +379,19 @@ def _write(file: io.FileIO, view: memoryview) -> None:
     while view:
         written = file.write(view)
         view = view[written or 0 :]
+
+
+def _begin_writeback(descriptor: int, offset: int, length: int) -> None:
+    """Let the disk begin with these bytes while more are on their way: the fsync at the end is shorter.
+
+    A hint (Linux, sync_file_range(2) with SYNC_FILE_RANGE_WRITE): it promises nothing, and what it
+    answers does not matter.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), 2)
+
+
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 
 def _refused(error: OSError) -> OutOfResources:
