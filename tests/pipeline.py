@@ -232,7 +232,7 @@ def node(
         destinations=DestinationsFile(file),
         installation=Installation("2.25.1234", "HIPNODE"),
         owner="test:1",
-        policy=policy or Policy(delivery_retry_s=0.2, dimse_timeout_s=2),
+        policy=policy or Policy(delivery_retry_s=30, dimse_timeout_s=2),
         clock=clock,
     )
     package = make_package(folder / "packages")

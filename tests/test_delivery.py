@@ -130,8 +130,7 @@ def test_a_result_without_an_answer_is_sent_again_with_the_same_bytes(
     archive.release.set()
     assert deliveries(one, analysis_id)["SR", "pacs"][0] is DeliveryStatus.DUE
     assert deliveries(one, analysis_id)["SC", "pacs"][0] is DeliveryStatus.DELIVERED
-    time.sleep(0.3)
-    one.clock.forward(10)
+    one.clock.forward(40)
     one.deliver.run()
     assert end_of(one, analysis_id) == (AnalysisStatus.COMPLETED, None)
     before, after = (s for s in archive.received if s.sop_class_uid == SR)
@@ -159,8 +158,7 @@ def test_a_destination_that_is_down_gets_its_results_when_it_is_back(
         made.analyse.run()
         made.deliver.run()
         assert end_of(made, analysis_id)[0] is AnalysisStatus.DELIVERING
-        time.sleep(0.3)
-        made.clock.forward(10)
+        made.clock.forward(40)
         with pacs(port=port) as archive:
             made.deliver.run()
         assert end_of(made, analysis_id) == (AnalysisStatus.COMPLETED, None)
@@ -168,7 +166,7 @@ def test_a_destination_that_is_down_gets_its_results_when_it_is_back(
 
 
 def test_a_destination_that_stays_down_ends_the_study_failed(tmp_path: Path, children: Children) -> None:
-    policy = Policy(delivery_retry_s=0.01, delivery_give_up_s=20)
+    policy = Policy(delivery_retry_s=5, delivery_give_up_s=20)
     down = Destination("pacs", "PACS", "127.0.0.1", free_port())
     with node(tmp_path, children, down, policy=policy) as made:
         analysis_id = made.put(make_radiograph())
@@ -177,7 +175,7 @@ def test_a_destination_that_stays_down_ends_the_study_failed(tmp_path: Path, chi
             made.deliver.run()
             made.clock.forward(8)
         assert end_of(made, analysis_id) == (AnalysisStatus.FAILED, ReasonCode.DESTINATION_DOWN)
-        with pacs(port=down.port) as archive, ledger.transaction(made.rooms.sessions) as session:
+        with ledger.transaction(made.rooms.sessions) as session:
             replay = ledger.open_replay(session, 1, "deliver", "test", made.clock())
         assert replay.analysis_id is not None
         with pacs(port=down.port) as archive:
@@ -204,7 +202,7 @@ def test_a_silent_destination_does_not_hold_up_another(
         assert len(archive.kept) == 8
         # one study was tried, two instances over two associations; the others only waited
         assert len(silent.received) == 2
-        assert took < 12
+        assert took < 20
 
 
 def test_each_destination_counts_by_itself(tmp_path: Path, children: Children, archive: Pacs) -> None:
@@ -261,7 +259,7 @@ def test_a_destination_taken_out_of_the_file_is_waited_for(one: Node, archive: P
     one.deliver.run()
     assert deliveries(one, analysis_id)["SR", "pacs"][0] is DeliveryStatus.DUE
     file.write_text(text)
-    one.clock.forward(10)
+    one.clock.forward(40)
     one.deliver.run()
     assert end_of(one, analysis_id)[0] is AnalysisStatus.COMPLETED
 

@@ -42,7 +42,7 @@ class DeliverJob:
     jitter: Callable[[], float] = random.random
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _under_way: Counter[str] = field(default_factory=Counter)
-    _resting_until: dict[str, float] = field(default_factory=dict)  #: destination -> monotonic instant
+    _silent_since: dict[str, datetime] = field(default_factory=dict)  #: destination -> its last silence
 
     def run(self) -> int:
         """Work until nothing is due, or for ROUND_S and then ring again. How many things were done.
@@ -202,7 +202,7 @@ class DeliverJob:
             why = outcomes[0].detail
             logger.warning("destination does not answer", destination=batch.destination, why=why)
             with self._lock:
-                self._resting_until[batch.destination] = time.monotonic() + rooms.policy.delivery_retry_s
+                self._silent_since[batch.destination] = rooms.clock()
         return outcomes
 
     def _destination(self, batch: DeliveryBatch) -> Destination | None:
@@ -211,7 +211,12 @@ class DeliverJob:
 
     def _resting(self, name: str) -> bool:
         with self._lock:
-            return time.monotonic() < self._resting_until.get(name, 0.0)
+            silent_since = self._silent_since.get(name)
+        if silent_since is None:
+            return False
+        # A clock that was set back must not make a pause of hours.
+        pause_s = (self.rooms.clock() - silent_since).total_seconds()
+        return 0 <= pause_s < self.rooms.policy.delivery_retry_s
 
     def _record(self, batch: DeliveryBatch, outcomes: list[scu.StoreOutcome]) -> None:
         rooms, policy = self.rooms, self.rooms.policy
