@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import sys
+import warnings
 
 import structlog
 
@@ -57,3 +58,6 @@ def configure(json_lines: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # kombu warns of a broker without host name, which files do not have.
     logging.getLogger("kombu.connection").setLevel(logging.ERROR)
+    # pydicom's warnings quote the value they complain about: that may be a patient's.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|pynetdicom|highdicom)(\.|$)")
