@@ -1,6 +1,7 @@
 """Reading pools and varying pictures: boxes stay on what they mark, one seed gives one picture."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from workers.training.augment import (
     Picture,
     affine_matrix,
+    cut_square,
     flip,
     join_four,
     keep_visible,
@@ -17,7 +19,7 @@ from workers.training.augment import (
     vary,
     warp_boxes,
 )
-from workers.training.data import DataError, EpochPlan, epoch_order, load_picture, read_pool
+from workers.training.data import DataError, EpochPlan, epoch_order, hip_centre, load_picture, read_pool
 from workers.training.recipes import RECIPES, Augmentation, recipe_named
 
 NAMES = ("VF", "DF", "SF", "UF")
@@ -196,3 +198,17 @@ def test_the_published_recipe_has_the_published_numbers():
         0.05,
         16,
     )
+
+
+def test_squares_are_cut_about_the_hip_and_keep_their_boxes(tmp_path):
+    sample = read_pool(write_pool(tmp_path / "pool", 1), NAMES)[0]
+    assert hip_centre(sample, 128) is None
+    points = {"head_centre": [16.0, 20.0], "greater_tip": [48.0, 60.0]}
+    known = replace(sample, record={**sample.record, "key_points": points, "columns": 64, "rows": 80})
+    np.testing.assert_allclose(hip_centre(known, 128), [64, 64])
+    for seed in range(4):
+        cut = cut_square(square(), np.array([45.0, 45.0]), 64, np.random.default_rng(seed))
+        assert cut.pixels.shape == (64, 64)
+        np.testing.assert_allclose(cut.boxes[0], bright_box(cut.pixels))
+    corner = cut_square(square(), np.array([96.0, 96.0]), 32, np.random.default_rng(0))
+    assert len(corner.boxes) == 0  # too little of it is left

@@ -26,7 +26,8 @@ from workers.training.recipes import RECIPES
 TINY = replace(
     RECIPES["phantom-short"],
     input_size=64,
-    early_sizes=(),
+    crop_until=0.5,
+    crop_size=32,
     batch=2,
     micro_batch=2,
     images=10,

@@ -15,6 +15,7 @@ from workers.training.recipes import Augmentation
 
 SMALLEST_SIDE_PX = 2.0
 SMALLEST_VISIBLE_SHARE = 0.1
+HALF = 0.5
 LARGEST_ASPECT = 20.0
 MOSAIC_FILL = 114
 
@@ -71,14 +72,17 @@ def warp_boxes(
 
 
 def keep_visible(
-    boxes: NDArray[np.float32], labels: NDArray[np.int64], size: int
+    boxes: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    size: int,
+    least_share: float = SMALLEST_VISIBLE_SHARE,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes clipped to the picture, without slivers and those of which under a tenth is left."""
+    """Boxes clipped to the picture, without slivers and those of which too little is left."""
     clipped = boxes.clip(0, size)
     sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
     share = sides.prod(1) / np.maximum(before.prod(1), 1e-6)
     aspect = sides.max(1, initial=0) / np.maximum(sides.min(1, initial=np.inf), 1e-6)
-    keep = (sides > SMALLEST_SIDE_PX).all(1) & (share > SMALLEST_VISIBLE_SHARE) & (aspect < LARGEST_ASPECT)
+    keep = (sides > SMALLEST_SIDE_PX).all(1) & (share > least_share) & (aspect < LARGEST_ASPECT)
     return clipped[keep], labels[keep]
 
 
@@ -97,6 +101,19 @@ def move(
     matrix = affine_matrix(a, size, rng, picture.pixels.shape[0] / 2)
     boxes, labels = keep_visible(warp_boxes(picture.boxes, matrix, corners=corners), picture.labels, size)
     return Picture(warp(picture.pixels, matrix, size, fill), boxes, labels)
+
+
+def cut_square(picture: Picture, centre: NDArray[np.float64], size: int, rng: Generator) -> Picture:
+    """A (size, size) part about a point (column, row), moved by up to an eighth of its side, kept inside.
+
+    A box of which less than half is left is dropped: a corner of it does not show the fracture.
+    """
+    whole = picture.pixels.shape[0]
+    corner = centre - size / 2 + rng.uniform(-1 / 8, 1 / 8, 2) * size
+    left, top = corner.round().astype(int).clip(0, whole - size)
+    pixels = picture.pixels[top : top + size, left : left + size].copy()
+    shifted = picture.boxes - np.array([left, top, left, top], np.float32)
+    return Picture(pixels, *keep_visible(shifted, picture.labels, size, HALF))
 
 
 def retone(pixels: NDArray[np.uint8], a: Augmentation, rng: Generator) -> NDArray[np.uint8]:

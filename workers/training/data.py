@@ -21,13 +21,15 @@ from torch import Tensor
 from hipnode.errors import HipnodeError
 from workers.detector.resize import stretch
 from workers.training.assignment import Truth
-from workers.training.augment import Picture, vary
+from workers.training.augment import Picture, cut_square, vary
 from workers.training.recipes import Recipe
 
 NO_FRACTURE = "none"
 LABELS_FILE = "labels.jsonl"
 LOADERS = 2
 PICTURES_FOR_A_MOSAIC = 5
+HIP_POINTS = ("head_centre", "greater_tip", "lesser")  # key points of a phantom's record
+ANYWHERE = 0.12  # share of squares cut from anywhere in the picture
 
 
 class DataError(HipnodeError):
@@ -89,6 +91,19 @@ def load_picture(sample: Sample, size: int) -> Picture:
     return Picture(stretched, mapping.to_input(sample.boxes), sample.labels)
 
 
+def hip_centre(sample: Sample, size: int) -> NDArray[np.float64] | None:
+    """Where the hip is, (column, row) in the picture stretched to (size, size); None where nothing says so.
+
+    From the record's key points, which a picture has with and without a fracture.
+    """
+    points = sample.record.get("key_points", {})
+    known = [points[name] for name in HIP_POINTS if name in points]
+    if known:
+        scale = np.array([size / sample.record["columns"], size / sample.record["rows"]])
+        return np.array(known, np.float64).mean(0) * scale
+    return None
+
+
 class Batch(NamedTuple):
     """A micro-batch as the network takes it: pixels (b, 3, size, size) float32, and its truths."""
 
@@ -124,6 +139,7 @@ class EpochPlan:
     plain: bool  #: without mosaic and mixup
     rank: int = 0  #: which share of each batch
     world: int = 1  #: of how many
+    crop: int | None = None  #: see only a square of so many pixels, mostly about the hip
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from draw number `start` on, prepared by threads a little ahead."""
@@ -154,5 +170,14 @@ class EpochPlan:
         others: list[int] = (
             rng.integers(0, len(self.samples), PICTURES_FOR_A_MOSAIC - 1).tolist() if joins else []
         )
-        pictures = [load_picture(self.samples[i], size) for i in (order[at], *others)]
-        return vary(pictures, a, size, rng, plain=self.plain)
+        chosen = [self.samples[i] for i in (order[at], *others)]
+        pictures = [load_picture(sample, size) for sample in chosen]
+        if self.crop is not None:
+            pictures = [self._cut(s, p, rng) for s, p in zip(chosen, pictures, strict=True)]
+        return vary(pictures, a, self.crop or size, rng, plain=self.plain)
+
+    def _cut(self, sample: Sample, picture: Picture, rng: np.random.Generator) -> Picture:
+        centre = hip_centre(sample, self.size)
+        if centre is None or rng.random() < ANYWHERE:
+            centre = rng.uniform(0, self.size, 2)
+        return cut_square(picture, centre, self.crop or self.size, rng)

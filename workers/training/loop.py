@@ -5,19 +5,22 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from hipnode.errors import HipnodeError
 from workers.detector.damoyolo import DamoYolo, damoyolo_t
+from workers.detector.damoyolo.model import NECK_CHANNELS
+from workers.training.assignment import Truth
 from workers.training.data import Batch, DataError, EpochPlan, Sample, read_pool
-from workers.training.losses import detection_losses
+from workers.training.losses import Losses, detection_losses
 from workers.training.parallel import World
 from workers.training.recipes import Recipe
 from workers.training.schedule import CosineSchedule, Ema, EmaSchedule
@@ -53,6 +56,7 @@ class TrainSettings:
     threads: int | None = None
     checkpoint_every_s: float = 180.0
     class_names: tuple[str, ...] = CLASS_NAMES
+    weights: Path | None = None  #: checkpoint.pt whose averaged weights a fresh run starts from
     max_steps: int | None = None  #: stop (resumably) after so many optimiser steps of this call
 
 
@@ -120,6 +124,27 @@ def stop_on_sigterm(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class PictureHead(nn.Module):
+    """A class for the whole picture, from the neck's coarser levels pooled; only a help in training.
+
+    features: the neck's three levels; gives (b, classes + 1) logits, the last for no fracture.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(sum(NECK_CHANNELS[1:]), classes + 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits in float32."""
+        pooled = torch.cat([f.float().mean((2, 3)) for f in features[1:]], 1)
+        return functional.linear(pooled, self.linear.weight, self.linear.bias)
+
+
+def picture_labels(truths: Sequence[Truth], classes: int) -> Tensor:
+    """(b,) the class of each picture's first truth, `classes` where it has none."""
+    return torch.tensor([int(t.labels[0]) if len(t.labels) else classes for t in truths])
+
+
 class Run:
     """The state of a run; everything in it that changes is in the checkpoint."""
 
@@ -128,7 +153,12 @@ class Run:
         torch.manual_seed(settings.seed)
         self.settings, self.recipe, self.world = settings, recipe, world or World()
         self.model = damoyolo_t(len(settings.class_names)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = make_optimiser(self.model, recipe)
+        self.picture_head = PictureHead(len(settings.class_names))
+        self.trained = nn.ModuleList([self.model, self.picture_head])
+        self.optimiser = make_optimiser(self.trained, recipe)
+        if settings.weights is not None:
+            start = torch.load(settings.weights, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(start["ema"])
         self.ema = Ema(self.model, EmaSchedule(recipe.ema_momentum, recipe.ema_ramp))
         self.epoch, self.drawn, self.step, self.pool = 0, 0, 0, pool
         self.epoch_images = recipe.epoch_images or pool
@@ -171,6 +201,7 @@ class Run:
             "data": str(self.settings.data),
             "recipe": recipe,
             "model": self.model.state_dict(),
+            "picture_head": self.picture_head.state_dict(),
             "ema": self.ema.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
@@ -193,11 +224,24 @@ class Run:
         if state["seed"] != self.settings.seed:
             raise TrainingError(f"{path} was started with seed {state['seed']}, not {self.settings.seed}")
         self.model.load_state_dict(state["model"])
+        self.picture_head.load_state_dict(state["picture_head"])
         self.ema.model.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch, self.drawn, self.step = state["epoch"], state["drawn"], state["step"]
         self.pool, self.epoch_images, self.sums = state["pool"], state["epoch_images"], state["sums"]
         self.total_images = self.recipe.images or state["total_images"]
+
+    def _losses(self, batch: Batch) -> tuple[Losses, Tensor | float]:
+        """The detector's losses, and what the help in training adds."""
+        recipe, model = self.recipe, self.model
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            features = model.neck(model.backbone(batch.pixels))
+            outputs = model.head.outputs(features)
+        losses = detection_losses(outputs, model.head.integral.project, batch.truths, recipe.focal_beta)
+        if not recipe.picture_weight:
+            return losses, 0.0
+        labels = picture_labels(batch.truths, len(self.settings.class_names))
+        return losses, recipe.picture_weight * functional.cross_entropy(self.picture_head(features), labels)
 
     def train_step(self, batches: list[Batch], learning_rate: float) -> None:
         """One optimiser step over micro-batches that make up the batch."""
@@ -206,19 +250,17 @@ class Run:
         self.model.train()
         pictures = sum(len(b.truths) for b in batches)
         for batch in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-                outputs = self.model(batch.pixels)
-            losses = detection_losses(outputs, self.model.head.integral.project, batch.truths)
+            losses, extra = self._losses(batch)
             share = len(batch.truths) / pictures
-            (losses.total * share).backward()
+            ((losses.total + extra) * share).backward()
             parts = losses.total, losses.classes, losses.boxes, losses.distances
             for i, part in enumerate(parts):
                 self.sums[i] += float(part.detach()) * share
             self.sums[4] += losses.positives
         self.sums[5] += 1
-        self.world.average_gradients(self.model)
+        self.world.average_gradients(self.trained)
         if self.recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+            nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.world.first:
@@ -321,12 +363,23 @@ def _one_epoch(
     recipe, schedule = run.recipe, run.schedule()
     draws = min(run.epoch_images, run.total_images - run.epoch * run.epoch_images)
     plain = schedule.hold > 0 and run.step >= schedule.total - schedule.hold
-    size = recipe.size_at(run.epoch * run.epoch_images / run.total_images)
+    done = run.epoch * run.epoch_images / run.total_images
+    size = recipe.size_at(done)
+    crop = recipe.crop_size if done < recipe.crop_until else None
     world = run.world
     if world.size > 1:  # every process must have a share in every step
         draws -= draws % recipe.batch
     plan = EpochPlan(
-        samples, recipe, run.settings.seed, run.epoch, draws, size, plain, world.rank, world.size
+        samples,
+        recipe,
+        run.settings.seed,
+        run.epoch,
+        draws,
+        size,
+        plain,
+        rank=world.rank,
+        world=world.size,
+        crop=crop,
     )
     saved = time.monotonic()
     gathered: list[Batch] = []

@@ -32,8 +32,8 @@ class Losses(NamedTuple):
     positives: int
 
 
-def quality_focal(logits: Tensor, labels: Tensor, qualities: Tensor) -> Tensor:
-    """Sum of the quality focal loss, beta 2 (Li 2020).
+def quality_focal(logits: Tensor, labels: Tensor, qualities: Tensor, beta: float = 2.0) -> Tensor:
+    """Sum of the quality focal loss (Li 2020; its beta is 2).
 
     logits (n, classes); labels (n,) class index or the number of classes for background;
     qualities (n,) the IoU a positive's class score should reach.
@@ -41,7 +41,7 @@ def quality_focal(logits: Tensor, labels: Tensor, qualities: Tensor) -> Tensor:
     classes = logits.shape[-1]
     target = functional.one_hot(labels, classes + 1)[:, :classes].to(logits.dtype) * qualities[:, None]
     bce = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (bce * (target - logits.sigmoid()).square()).sum()
+    return (bce * (target - logits.sigmoid()).abs().pow(beta)).sum()
 
 
 def distribution_focal(box_logits: Tensor, targets: Tensor) -> Tensor:
@@ -57,7 +57,9 @@ def distribution_focal(box_logits: Tensor, targets: Tensor) -> Tensor:
     return -(at_low * (1 - share_of_high) + at_high * share_of_high)
 
 
-def detection_losses(outputs: HeadOutputs, project: Tensor, truths: Sequence[Truth]) -> Losses:
+def detection_losses(
+    outputs: HeadOutputs, project: Tensor, truths: Sequence[Truth], beta: float = 2.0
+) -> Losses:
     """The losses of a batch: truths[i] is what is in picture i (it may be nothing).
 
     project (17,): `model.head.integral.project`. Sums are divided by what the whole batch holds:
@@ -71,11 +73,15 @@ def detection_losses(outputs: HeadOutputs, project: Tensor, truths: Sequence[Tru
         assign(logits[i].detach(), boxes[i].detach(), outputs.points, outputs.strides, truth)
         for i, truth in enumerate(truths)
     ]
-    return losses_of(outputs, boxes, truths, found)
+    return losses_of(outputs, boxes, truths, found, beta)
 
 
 def losses_of(
-    outputs: HeadOutputs, boxes: Tensor, truths: Sequence[Truth], found: Sequence[Assignment]
+    outputs: HeadOutputs,
+    boxes: Tensor,
+    truths: Sequence[Truth],
+    found: Sequence[Assignment],
+    beta: float = 2.0,
 ) -> Losses:
     """The losses for a given assignment; boxes (b, n, 4) are the decoded ones."""
     logits = outputs.class_logits
@@ -83,7 +89,7 @@ def losses_of(
     ious = torch.stack([a.ious for a in found])
     positive = labels < logits.shape[-1]
     count = int(positive.sum())
-    classes = quality_focal(logits.flatten(0, 1), labels.flatten(), ious.flatten()) / max(count, 1)
+    classes = quality_focal(logits.flatten(0, 1), labels.flatten(), ious.flatten(), beta) / max(count, 1)
     if count == 0:
         nothing = outputs.box_logits.sum() * 0
         return Losses(CLASS_WEIGHT * classes + nothing, CLASS_WEIGHT * classes, nothing, nothing, 0)
