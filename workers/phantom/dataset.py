@@ -155,13 +155,19 @@ def write_demo_studies(folder: Path, seed: int = SEEDS["demo"]) -> dict[str, Pat
 
     Gives the path of each outcome. Nothing is picked: they are the phantoms (seed, 0) to (seed, 4).
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes = list(FractureOutcome)
+    workers = min(len(outcomes), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare) as pool:
+        under_way = [pool.submit(_demo_study, folder, seed, index) for index in range(len(outcomes))]
+        return {outcome.value: one.result() for outcome, one in zip(outcomes, under_way, strict=True)}
+
+
+def _demo_study(folder: Path, seed: int, index: int) -> Path:
     from workers.phantom.dicom import to_dicom
     from workers.phantom.generate import generate
 
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for index, outcome in enumerate(FractureOutcome):
-        path = folder / f"{outcome.value}.dcm"
-        to_dicom(generate(seed, index, outcome, DICOM_COLUMNS)).save_as(path, enforce_file_format=True)
-        paths[outcome.value] = path
-    return paths
+    outcome = list(FractureOutcome)[index]
+    path = folder / f"{outcome.value}.dcm"
+    to_dicom(generate(seed, index, outcome, DICOM_COLUMNS)).save_as(path, enforce_file_format=True)
+    return path
