@@ -272,9 +272,9 @@ class TestHeaders:
             sop_instance_uid=ds.SOPInstanceUID,
             transfer_syntax_uid=str(ExplicitVRLittleEndian),
         )
-        Journey.receive(
-            node, ds.StudyInstanceUID, ds.SOPInstanceUID, relative_path=file.relative_path, sha256=file.sha256
-        )
+        names = {"relative_path": file.relative_path, "sha256": file.sha256}
+        names["series_instance_uid"] = ds.SeriesInstanceUID
+        Journey.receive(node, ds.StudyInstanceUID, ds.SOPInstanceUID, **names)
         node.later(11)
         with Children(1, 60, 2 << 30, 10**8) as children:
             assert node.another(children=children).tick() == 1

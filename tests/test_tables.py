@@ -188,6 +188,13 @@ def test_what_is_wrong_with_us_is_no_ledger_down(make: sessionmaker[Session]) ->
         session.add(study())
 
 
+def test_an_error_of_the_database_quotes_no_patient(make: sessionmaker[Session]) -> None:
+    with pytest.raises(IntegrityError) as refusal, make.begin() as session:
+        session.add(study(patient_id="CANARY"))
+        session.add(study(patient_id="CANARY"))
+    assert "CANARY" not in str(refusal.value)
+
+
 def test_an_event_needs_nothing_but_who_what_and_when(make: sessionmaker[Session]) -> None:
     with ledger.transaction(make) as session:
         session.add(Event(at=START, who="x", what="start"))

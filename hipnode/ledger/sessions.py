@@ -1,7 +1,7 @@
 """Doors to the database: SQLite and PostgreSQL made to keep the same promises.
 
 A committed transaction survives power loss on both (WAL with synchronous=FULL;
-synchronous_commit=on), and no statement waits without end.
+synchronous_commit=on), no statement waits without end, and no error quotes a value (hide_parameters).
 """
 
 from collections.abc import Iterator
@@ -35,11 +35,13 @@ def sessions(database_url: str, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sessi
     """A maker of sessions on the database at `database_url` (SQLAlchemy URL). It connects when first used."""
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": busy_timeout_s})
+        engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, hide_parameters=True)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = create_engine(url, connect_args=dict(_POSTGRES), pool_pre_ping=True, pool_timeout=10)
+        engine = create_engine(
+            url, connect_args=dict(_POSTGRES), pool_pre_ping=True, pool_timeout=10, hide_parameters=True
+        )
     return sessionmaker(engine, expire_on_commit=False)
 
 
