@@ -190,8 +190,7 @@ def test_what_is_wrong_with_us_is_no_ledger_down(make: sessionmaker[Session]) ->
 
 def test_an_error_of_the_database_quotes_no_patient(make: sessionmaker[Session]) -> None:
     with pytest.raises(IntegrityError) as refusal, make.begin() as session:
-        session.add(study(patient_id="CANARY"))
-        session.add(study(patient_id="CANARY"))
+        session.add_all([study(patient_id="CANARY"), study(patient_id="CANARY")])
     assert "CANARY" not in str(refusal.value)
 
 
