@@ -17,6 +17,7 @@ from workers.phantom.dataset import (  # noqa: E402
     PoolError,
     PoolRequest,
     known_indices,
+    prepare_process,
     write_demo_studies,
     write_pool,
 )
@@ -31,7 +32,7 @@ BROKEN = [o for o in FractureOutcome if o is not FractureOutcome.NONE]
 @pytest.fixture(autouse=True)
 def _one_thread():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    prepare_process()
     yield
     torch.set_num_threads(threads)
 

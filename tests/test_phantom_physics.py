@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from workers.phantom.anatomy import draw_femur  # noqa: E402
+from workers.phantom.dataset import prepare_process  # noqa: E402
 from workers.phantom.fields import capsule, ellipsoid, sphere  # noqa: E402
 from workers.phantom.fracture import Leg, intact  # noqa: E402
 from workers.phantom.generate import bone_points, project_femur  # noqa: E402
@@ -22,7 +23,7 @@ CLEAN = Exposure(0.0, 60.0, 1e12, 0.0, 0.0, 0.0, 0.0)
 @pytest.fixture(autouse=True)
 def _one_thread():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    prepare_process()
     yield
     torch.set_num_threads(threads)
 

@@ -84,7 +84,7 @@ def make_one(request: PoolRequest, index: int) -> dict[str, Any]:
     return {"file": path.name, **phantom.record()}
 
 
-def _prepare() -> None:
+def prepare_process() -> None:
     """Once in each process: one thread, and memory that is kept.
 
     The pool is parallel over phantoms. glibc gives big tensors back to the kernel after each
@@ -136,7 +136,7 @@ def _records(request: PoolRequest, indices: Sequence[int], workers: int) -> Iter
     """Records in index order; a few phantoms ahead are under way."""
     if not indices:
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=prepare_process) as pool:
         todo = iter(indices)
         under_way: list[Future[dict[str, Any]]] = [
             pool.submit(make_one, request, index) for index in islice(todo, 3 * workers)
@@ -158,7 +158,7 @@ def write_demo_studies(folder: Path, seed: int = SEEDS["demo"]) -> dict[str, Pat
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = list(FractureOutcome)
     workers = min(len(outcomes), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=prepare_process) as pool:
         under_way = [pool.submit(_demo_study, folder, seed, index) for index in range(len(outcomes))]
         return {outcome.value: one.result() for outcome, one in zip(outcomes, under_way, strict=True)}
 
