@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from hipnode import __version__
-from hipnode.errors import HipnodeError, SettingsError
+from hipnode.errors import HipnodeError, LedgerDown, SettingsError
 
 _COMMANDS = {
     "up": "hipnode.cli.node:up",
@@ -93,6 +93,8 @@ def main() -> None:
         app()
     except SettingsError as error:
         _stop(str(error), 2)
+    except LedgerDown as error:
+        _stop(f"{error} Check HIPNODE_DATABASE_URL; `hipnode db upgrade` prepares a new database.", 1)
     except HipnodeError as error:
         _stop(str(error), 1)
     except Exception as error:  # noqa: BLE001  # the last door: a user gets a sentence, never a traceback

@@ -12,6 +12,7 @@ from rich.table import Table
 from hipnode import selection as rules
 from hipnode.children import Children
 from hipnode.cli.paths import dicom_files
+from hipnode.cli.screen import screen
 from hipnode.settings import load_settings
 
 
@@ -32,7 +33,7 @@ def explain(
     if as_json:
         typer.echo(json.dumps([e.as_dict() for e in explained], indent=2, ensure_ascii=False))
     else:
-        console = Console(highlight=False)
+        console = screen()
         for one in explained:
             _print(console, one)
     if any(e.decision is None for e in explained):
@@ -42,9 +43,9 @@ def explain(
 def _print(console: Console, one: rules.Explanation) -> None:
     made = one.decision
     if made is None:
-        console.print(f"[red]{escape(one.error)}[/red]")
+        console.print(f"[red]{escape(one.error)}[/red]", soft_wrap=True)
         return
-    console.print(f"[bold]{escape(str(one.file))}[/bold]: {made.decision} {made.reason.code}")
+    console.print(f"[bold]{escape(str(one.file))}[/bold]: {made.decision} {made.reason.code}", soft_wrap=True)
     console.print(f"  {escape(made.reason.sentence)} (rule: {escape(made.rule)})")
     for flag in made.flags:
         console.print(f"  [yellow]flag {flag.code}[/yellow]: {escape(flag.sentence)}")

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from hipnode import ledger
 from hipnode.cli.doors import open_ledger, ring_bells
+from hipnode.cli.screen import screen
 from hipnode.settings import load_settings
 from hipnode.status import AnalysisStatus, Outcome, ReasonCode
 
@@ -119,7 +120,7 @@ def list_(
             str(row.images), str(row.findings), str(row.attempts), _age(row.due_at, now),
             _age(row.updated_at, now) + " ago",
         )  # fmt: skip
-    Console().print(table)
+    screen().print(table)
 
 
 @studies.command()
@@ -130,7 +131,7 @@ def show(study: Study, json_: AsJson = False) -> None:
     if json_:
         typer.echo(as_json(detail))
         return
-    console, now = Console(highlight=False), datetime.now(UTC)
+    console, now = screen(), datetime.now(UTC)
     head = detail.summary
     console.print(
         f"[bold]study {head.study_id}[/bold]  {head.study_instance_uid}  accession {head.accession_number or '-'}"
