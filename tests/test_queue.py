@@ -17,7 +17,7 @@ from hipnode import queue
 from tests.peers import Redis, wait_for
 
 WORKER = """
-import sys
+import os, sys, time
 from pathlib import Path
 from hipnode import queue
 
@@ -30,10 +30,12 @@ def answer(name):
     def task():
         with heard.open("a") as file:
             file.write(name + "\\n")
+        time.sleep(float(os.environ.get("TASK_S", "0")))
 
 for name in queue.TASKS.values():
     answer(name)
-app.worker_main(["worker", "--pool", "solo", "-Q", sys.argv[4], "-l", "warning", *queue.WORKER_FLAGS])
+pool = sys.argv[5:] or ["--pool", "solo"]
+app.worker_main(["worker", *pool, "-Q", sys.argv[4], "-l", "warning", *queue.WORKER_FLAGS])
 """
 
 
@@ -54,10 +56,12 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def start_worker(tmp_path: Path) -> Iterator[object]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(broker_url: str, queues: str = "analyse,deliver") -> tuple[subprocess.Popen[bytes], Path]:
+    def start(
+        broker_url: str, queues: str = "analyse,deliver", *pool: str
+    ) -> tuple[subprocess.Popen[bytes], Path]:
         heard = tmp_path / "heard"
         heard.touch()
-        arguments = [broker_url, str(tmp_path / "broker"), str(heard), queues]
+        arguments = [broker_url, str(tmp_path / "broker"), str(heard), queues, *pool]
         with (tmp_path / "worker.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", WORKER, *arguments],
@@ -118,6 +122,37 @@ def test_a_bell_is_heard_within_a_fifth_of_a_second_on_files(tmp_path: Path, sta
         wait_for(lambda n=n: len(heard.read_text().split()) == n, "bell heard", every_s=0.005)
         waits.append(time.monotonic() - start)
     assert sorted(waits)[len(waits) // 2] < 0.2
+
+
+@pytest.mark.parametrize("pool", [[], ["--pool", "threads", "-c", "2"]], ids=["solo", "threads"])
+def test_a_bell_rung_while_the_worker_is_busy_is_heard_when_it_is_free(
+    tmp_path: Path, start_worker, pool: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASK_S", "0.5")
+    queue.configure("filesystem://", tmp_path / "broker")
+    _, heard = start_worker("filesystem://", "analyse", *pool)
+    for _ in range(6):
+        queue.ring_analyse()
+    wait_for(lambda: heard.read_text(), "the worker is up")
+    start = time.monotonic()
+    wait_for(lambda: len(heard.read_text().split()) == 6, "six bells heard")
+    assert time.monotonic() - start < 6 * 0.5 + 3
+
+
+def test_an_idle_worker_rests(tmp_path: Path, start_worker) -> None:
+    queue.configure("filesystem://", tmp_path / "broker")
+    process, heard = start_worker("filesystem://", "analyse")
+    queue.ring_analyse()
+    wait_for(lambda: heard.read_text(), "the worker is up")
+    time.sleep(1)
+
+    def used_s() -> float:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = used_s()
+    time.sleep(5)
+    assert used_s() - before < 5 * 0.02
 
 
 def test_a_message_is_json_and_carries_nothing(tmp_path: Path) -> None:
