@@ -3,7 +3,9 @@
 import itertools
 import random
 import threading
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select, update
@@ -13,7 +15,7 @@ from hipnode.errors import IllegalTransition
 from hipnode.findings import Reason
 from hipnode.status import TERMINAL, TRANSITIONS, AnalysisStatus, Outcome, ReasonCode
 from hipnode.tables import Analysis, Event
-from tests.ledger_steps import PACKAGES, Journey, decided, journey, make, postgres_ledger
+from tests.ledger_steps import PACKAGES, Journey, decided, journey, make, postgres_ledger, received
 
 __all__ = ["journey", "make", "postgres_ledger"]
 
@@ -447,3 +449,43 @@ def at_once(n: int, function):
     for thread in threads:
         thread.join()
     return results
+
+
+def test_arrivals_closing_claims_and_replays_at_once_stand_in_nobodys_way(journey: Journey) -> None:
+    """Every transaction that touches one study in the order it likes: none is a deadlock's victim."""
+    start, over = journey.now, journey.now + timedelta(seconds=400)
+
+    def bring(n: int) -> None:
+        for i in range(15):
+            journey.do(ledger.record_instance, received("1.2", f"1.2.9.{n}.{i}"), start)
+
+    def close(_n: int) -> None:
+        for i in range(15):
+            for one in journey.do(ledger.studies_due_to_close, over, 10, 300):
+                images = journey.do(ledger.sources_of_study, one.study_id)
+                decisions = [decided(image.instance_id) for image in images]
+                with suppress(IllegalTransition):
+                    if i % 2:
+                        journey.do(ledger.end_not_applicable, one, DECODE, decisions, start)
+                    else:
+                        journey.do(ledger.queue_analysis, one, "hip", PACKAGES["hip"], decisions, start)
+
+    def work(n: int) -> None:
+        for _ in range(15):
+            for claim in journey.do(ledger.claim_analyses, PACKAGES, 2, 60, f"w:{n}", over):
+                journey.tell(claim)
+            journey.send("delivered")
+            journey.do(ledger.sweep, over)
+            journey.do(ledger.open_replay, 1, "analyse", "ann", start)
+
+    journey.receive()
+    troubles = at_once(6, lambda n: _trouble((bring, bring, close, close, work, work)[n], n))
+    assert troubles == [None] * 6
+
+
+def _trouble(function, n: int) -> BaseException | None:
+    try:
+        function(n)
+    except Exception as error:  # noqa: BLE001  (the test tells)
+        return error
+    return None

@@ -80,9 +80,12 @@ def queue_analysis(
 
 
 def _as_it_is(session: Session, opened: OpenAnalysis) -> OpenAnalysis:
-    session.execute(select(Study.id).where(Study.id == opened.study_id).with_for_update())
-    fence = session.scalar(select(Analysis.fence).where(Analysis.id == opened.analysis_id))
-    return replace(opened, fence=opened.fence if fence is None else fence)
+    session.execute(select(Study.id).where(Study.id == opened.study_id).with_for_update(key_share=True))
+    still = (Analysis.id == opened.analysis_id, Analysis.status == AnalysisStatus.RECEIVING)
+    fence = session.scalar(select(Analysis.fence).where(*still))
+    if fence is None:
+        raise IllegalTransition(f"analysis {opened.analysis_id} is closed already")
+    return replace(opened, fence=fence)
 
 
 def _open_for_late(
@@ -335,7 +338,7 @@ def expire_leases(session: Session, now: datetime, lease_s: float) -> int:
     rows = session.execute(
         select(Analysis.id, Analysis.fence)
         .where(Analysis.status == AnalysisStatus.ANALYSING, or_(over, Analysis.lease_until.is_(None)))
-        .with_for_update(skip_locked=True)
+        .with_for_update(key_share=True, skip_locked=True)
     ).all()
     for row in rows:
         advance(
@@ -421,7 +424,7 @@ def _candidates(now: datetime, lock: bool = True) -> Select[*tuple[Any, ...]]:
             or_(Analysis.lease_until.is_(None), Analysis.lease_until < now),
         )
     )
-    return query.with_for_update(of=Analysis, skip_locked=True) if lock else query
+    return query.with_for_update(key_share=True, of=Analysis, skip_locked=True) if lock else query
 
 
 def _unfinishable(

@@ -48,7 +48,7 @@ def move_delivery(
     False when another process moved it since.
     """
     mine = (Delivery.id == delivery_id, Delivery.fence == fence)
-    was = session.scalar(select(Delivery.status).where(*mine).with_for_update())
+    was = session.scalar(select(Delivery.status).where(*mine).with_for_update(key_share=True))
     columns: dict[str, Any] = {"status": to, "updated_at": now, "lease_until": None, "lease_owner": None}
     columns |= {"reason_code": reason.code if reason else None, "reason": reason.sentence if reason else None}
     result_id = session.scalar(
@@ -86,7 +86,7 @@ def open_delivery(
     row = session.execute(
         select(Delivery.id, Delivery.status, Delivery.fence)
         .where(Delivery.result_id == result.id, Delivery.destination == destination)
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).one_or_none()
     if row is None:
         delivery = Delivery(
@@ -159,7 +159,7 @@ def claim_deliveries(
             .join(Result, Result.id == Delivery.result_id)
             .where(*wanted, Result.study_id == study_id, Delivery.destination == destination)
             .order_by(Delivery.id)
-            .with_for_update(of=Delivery, skip_locked=True)
+            .with_for_update(key_share=True, of=Delivery, skip_locked=True)
             .execution_options(populate_existing=True)
         ).all()
         items = [_sending(session, d, r, owner, now, now + timedelta(seconds=lease_s)) for d, r in rows]
@@ -321,7 +321,7 @@ def expire_sending(session: Session, now: datetime, lease_s: float) -> int:
     rows = session.execute(
         select(Delivery.id, Delivery.fence)
         .where(Delivery.status == DeliveryStatus.SENDING, or_(over, Delivery.lease_until.is_(None)))
-        .with_for_update(skip_locked=True)
+        .with_for_update(key_share=True, skip_locked=True)
     ).all()
     lost = Reason(ReasonCode.WORKER_LOST, "The worker stopped while sending; the result is sent again.")
     for row in rows:
@@ -336,7 +336,7 @@ def fail_overdue_deliveries(session: Session, now: datetime, after_s: float) -> 
         select(Delivery.id, Delivery.fence, Delivery.destination)
         .where(Delivery.status == DeliveryStatus.DUE, Delivery.opened_at <= now - timedelta(seconds=after_s))
         .limit(100)
-        .with_for_update(skip_locked=True)
+        .with_for_update(key_share=True, skip_locked=True)
     ).all()
     for row in rows:
         why = Reason(ReasonCode.DESTINATION_DOWN, f"No worker sent the result to {row.destination} in time.")
@@ -380,7 +380,7 @@ def settle(session: Session, analysis_id: int, who: str, now: datetime) -> Analy
     row = session.execute(
         select(Analysis.status, Analysis.fence, Analysis.outcome, Analysis.reason_code, Analysis.reason)
         .where(Analysis.id == analysis_id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).one()
     if row.status is not AnalysisStatus.DELIVERING:
         return None

@@ -140,7 +140,7 @@ def _study(session: Session, received: ReceivedInstance, now: datetime) -> int:
     row = session.execute(
         select(Study.id, Study.accession_number, Study.patient_id)
         .where(Study.study_instance_uid == received.study_instance_uid)
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).one()
     changes: dict[str, Any] = {"updated_at": now}
     if received.role == "source":  # demographics come from the latest image
@@ -177,7 +177,7 @@ def _due(session: Session, study_id: int, who: str, now: datetime, opens: bool) 
                 & (Analysis.notice_attempts == 0)
             ),
         )
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).all()
     receiving = [row for row in waiting if row.status is AnalysisStatus.RECEIVING]
     if receiving:

@@ -13,7 +13,7 @@ from hipnode.findings import Reason
 from hipnode.ledger.events import note
 from hipnode.ledger.records import Holder
 from hipnode.status import TERMINAL, AnalysisStatus, sources_of
-from hipnode.tables import Analysis, Study
+from hipnode.tables import Analysis
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ def advance(
     Raises IllegalTransition when the status does not allow it, or another process moved it since
     (the fence is not `holder.fence` any more): the caller stops.
     """
+    # Row locks leave the key alone (key_share: FOR NO KEY UPDATE), or the event that refers to a study
+    # would wait for whoever holds that study and may wait for this analysis.
     mine = (Analysis.id == holder.analysis_id, Analysis.fence == holder.fence)
-    was = session.scalar(select(Analysis.status).where(*mine).with_for_update())
+    was = session.scalar(select(Analysis.status).where(*mine).with_for_update(key_share=True))
     columns: dict[str, Any] = {"status": to, "updated_at": now, "lease_until": None, "lease_owner": None}
     if to in TERMINAL:
         columns |= {"ended_at": now, "due_at": None}
@@ -56,8 +58,6 @@ def advance(
     )
     if study_id is None:
         raise IllegalTransition(f"analysis {holder.analysis_id} cannot become {to}")
-    if to in TERMINAL:
-        session.execute(update(Study).where(Study.id == study_id).values(updated_at=now))
     note(
         session,
         now,

@@ -46,7 +46,7 @@ def open_replay(
         (None: where they went before). What was delivered is not sent again.
     While an analysis of the study is open nothing is done.
     """
-    session.execute(select(Study.id).where(Study.id == study_id).with_for_update())
+    session.execute(select(Study.id).where(Study.id == study_id).with_for_update(key_share=True))
     plan, last = _plan(session, study_id, from_)
     if plan.number is None:
         note(session, now, asked_by, "replay", study_id=study_id, why=plan.said)
