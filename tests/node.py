@@ -11,12 +11,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import FileDataset
 from pynetdicom import AE, build_context
+from sqlalchemy.orm import Session, sessionmaker
 
+from hipnode import ledger
+from hipnode.cli.studies import as_json
 from tests.peers import free_port, stop, wait_for
 
 PARTS = {
@@ -159,18 +163,33 @@ class Node:
             time.sleep(0.3)
         raise AssertionError("the node never said 0x0000")
 
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL of the ledger."""
+        return (
+            self.environment.get("HIPNODE_DATABASE_URL") or f"sqlite:///{self.folder / 'data' / 'hipnode.db'}"
+        )
+
+    @cached_property
+    def _sessions(self) -> sessionmaker[Session]:
+        return ledger.sessions(self.database)
+
     def studies(self) -> dict[str, dict[str, Any]]:
-        """The worklist by Study Instance UID."""
-        return {
-            row["study_instance_uid"]: row for row in json.loads(self.hipnode("studies", "list", "--json"))
-        }
+        """The worklist by Study Instance UID, as `hipnode studies list --json` prints it."""
+        with ledger.reading(self._sessions) as session:
+            rows = ledger.list_studies(session)
+        return {row.study_instance_uid: json.loads(as_json(row)) for row in rows}
 
     def show(self, study: str) -> dict[str, Any]:
-        """One study in full."""
-        return dict(json.loads(self.hipnode("studies", "show", study, "--json")))
+        """One study in full, as `hipnode studies show --json` prints it."""
+        with ledger.reading(self._sessions) as session:
+            (study_id,) = ledger.resolve_study(session, study)
+            return dict(json.loads(as_json(ledger.show_study(session, study_id))))
 
     def stop(self) -> None:
         """End every process."""
+        if "_sessions" in self.__dict__:
+            self._sessions.kw["bind"].dispose()
         for process in self.processes.values():
             stop(process, signal.SIGTERM)
 

@@ -12,6 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,9 @@ from pydicom.uid import (
 
 from tests.dicom_checks import check_file
 from tests.factories import make_radiograph
-from tests.node import ROOT, Node, site_selection
+from tests.node import PARTS, ROOT, Node, site_selection
 from tests.packages import make_package
-from tests.peers import Orthanc, stop, wait_for
+from tests.peers import Orthanc, Postgres, Redis, stop, wait_for
 
 # As in the README, but without its test of where the study came from: a loop would show.
 ROUTE = """
@@ -66,27 +68,48 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Site:
+    """How the node runs: its processes, and where database and broker are."""
+
+    parts: dict[str, list[str]]
+    settings: dict[str, str]
+
+
+@pytest.fixture(params=["embedded", "production"])
+def site(request: pytest.FixtureRequest) -> Site:
+    """`hipnode up` on SQLite and files; or single parts, two analyse workers, on PostgreSQL and Redis."""
+    if request.param == "embedded":
+        return Site({"up": ["-m", "hipnode", "up"]}, {})
+    postgres: Postgres = request.getfixturevalue("postgres")
+    redis: Redis = request.getfixturevalue("redis")
+    return Site(PARTS, {"HIPNODE_DATABASE_URL": postgres.database(), "HIPNODE_BROKER_URL": redis.url})
+
+
 @contextmanager
-def routed_node(tmp_path: Path, package: Path) -> Iterator[tuple[Orthanc, Node]]:
-    """Orthanc with the route, and `hipnode up` that sends back to it."""
+def routed_node(tmp_path: Path, package: Path, site: Site) -> Iterator[tuple[Orthanc, Node]]:
+    """Orthanc with the route, and a node that sends back to it."""
     folder = tmp_path / "orthanc"
     folder.mkdir()
     orthanc = Orthanc(folder, lua=ROUTE)
     orthanc.ae_title = "PACS"
-    selection = site_selection(tmp_path, "hip-test")
     node = Node(
         tmp_path / "node",
         orthanc.dicom_port,
         HIPNODE_PACKAGES=str(package),
-        HIPNODE_SELECTION_FILE=str(selection),
+        HIPNODE_SELECTION_FILE=str(site_selection(tmp_path, "hip-test")),
         HIPNODE_STABLE_AGE_S="2",
         HIPNODE_LEASE_S="60",
+        **site.settings,
     )
-    node.parts = {"up": ["-m", "hipnode", "up"]}
+    node.parts = site.parts
     orthanc.start()
     try:
         orthanc.know("hipnode", "HIPNODE", node.port)
-        node.start("up")
+        if "serve" in site.parts:
+            node.hipnode("db", "upgrade")
+        for part in site.parts:
+            node.start(part)
         node.listens()
         yield orthanc, node
     finally:
@@ -129,7 +152,7 @@ def settle(orthanc: Orthanc, node: Node, studies: list[str]) -> dict[str, dict[s
         before = len(jobs(orthanc))
         if any(job["State"] in ("Pending", "Running") for job in jobs(orthanc)):
             return False
-        time.sleep(3)  # longer than Orthanc's StableAge and the node's stable_age_s together
+        time.sleep(3.5)  # longer than Orthanc's StableAge and the node's stable_age_s together
         return len(jobs(orthanc)) == before
 
     wait_for(quiet, "the route falls quiet", 120, every_s=0.5)
@@ -138,14 +161,14 @@ def settle(orthanc: Orthanc, node: Node, studies: list[str]) -> dict[str, dict[s
 
 def stable_to_delivered_s(node: Node, study_uid: str) -> float:
     """Seconds from QUEUED to the end, by the node's own clock."""
-    from datetime import datetime
-
     analysis = node.show(study_uid)["analyses"][0]
     queued, ended = (datetime.fromisoformat(analysis[k]) for k in ("queued_at", "ended_at"))
     return (ended - queued).total_seconds()
 
 
-def test_routed_studies_come_back_once_and_valid_in_every_transfer_syntax(tmp_path: Path, package: Path):
+def test_routed_studies_come_back_once_and_valid_in_every_transfer_syntax(
+    tmp_path: Path, package: Path, site: Site
+):
     films = {
         name: make_radiograph(seed=10 + n, transfer_syntax=syntax, AccessionNumber=name)
         for n, (name, syntax) in enumerate(SYNTAXES.items())
@@ -156,7 +179,7 @@ def test_routed_studies_come_back_once_and_valid_in_every_transfer_syntax(tmp_pa
     for keyword in ("ProtocolName", "AnatomicRegionSequence", "ViewCodeSequence"):
         if keyword in knee:
             delattr(knee, keyword)
-    with routed_node(tmp_path, package) as (orthanc, node):
+    with routed_node(tmp_path, package, site) as (orthanc, node):
         for ds in (*films.values(), knee):
             path = tmp_path / "film.dcm"
             ds.save_as(path, enforce_file_format=True)
@@ -173,13 +196,14 @@ def test_routed_studies_come_back_once_and_valid_in_every_transfer_syntax(tmp_pa
         assert rows[str(knee.StudyInstanceUID)]["reason_code"] == "OTHER_REGION"
         assert results_of(orthanc, str(knee.StudyInstanceUID)) == []
         assert [job for job in jobs(orthanc) if job["State"] == "Failure"] == []
-        assert node.processes["up"].poll() is None
+        assert all(process.poll() is None for process in node.processes.values())
 
 
 def test_real_films_come_back_analysed(tmp_path: Path, package: Path, films: Path):
     """RG2 is a hip without view or side, in three compressions of one SOP Instance: a revision each."""
     paths = sorted(films.glob("RG*.dcm"))
-    with routed_node(tmp_path, package) as (orthanc, node):
+    embedded = Site({"up": ["-m", "hipnode", "up"]}, {})
+    with routed_node(tmp_path, package, embedded) as (orthanc, node):
         for path in paths:
             if not path.name.startswith("RG2") or "JPLL" in path.name:
                 orthanc.post("/instances", path.read_bytes())
