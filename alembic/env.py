@@ -17,7 +17,11 @@ def migrate(connection: Connection) -> None:
         compare_type=True,
     )
     with context.begin_transaction():
-        if connection.dialect.name == "postgresql":  # two processes that start together take turns
+        if connection.dialect.name == "postgresql":
+            # a large table may take longer than any statement of the ledger is allowed to
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            # two processes that start together take turns
             connection.execute(text("SELECT pg_advisory_xact_lock(7215113)"))
         context.run_migrations()
 

@@ -34,14 +34,16 @@ _POSTGRES = {
 def sessions(database_url: str, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sessionmaker[Session]:
     """A maker of sessions on the database at `database_url` (SQLAlchemy URL). It connects when first used."""
     url = make_url(database_url)
+    common: dict[str, Any] = {"hide_parameters": True}
+    if url.database not in (None, "", ":memory:"):
+        # as many as associations may write at once; idle ones beyond five are closed
+        common |= {"pool_size": 5, "max_overflow": 27, "pool_timeout": 10}
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, hide_parameters=True)
+        engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **common)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = create_engine(
-            url, connect_args=dict(_POSTGRES), pool_pre_ping=True, pool_timeout=10, hide_parameters=True
-        )
+        engine = create_engine(url, connect_args=dict(_POSTGRES), pool_pre_ping=True, **common)
     return sessionmaker(engine, expire_on_commit=False)
 
 
