@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,9 @@ from hipnode.status import ReasonCode
 
 logger = structlog.get_logger(__name__)
 
-_HEADER_TRIES = 3
+_AT_ONCE = 100
+_LIMIT_TRIES = 3
+_TROUBLE_TRIES = 8
 _TIDY_EVERY_S = 600.0
 _ORPHAN_RESULT_S = 3600.0
 
@@ -79,7 +81,7 @@ class Intake:
         self._sessions, self._spool, self._children = sessions, spool, children
         self._selection, self._packages, self._receiving = selection, packages, receiving
         self._pace, self._clock = pace or Pace(), clock
-        self._tries: dict[int, int] = {}
+        self._put_off: dict[int, _PutOff] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
@@ -116,19 +118,46 @@ class Intake:
     def tick(self) -> int:
         """Close every study that is stable. How many were queued."""
         pace = self._pace
+        if not self._spool.present:
+            logger.error("spool missing", path=str(self._spool.root))
+            return 0
         with ledger.reading(self._sessions) as session:
             opened = ledger.studies_due_to_close(
-                session, self._clock(), pace.stable_age_s, pace.stable_cap_s, self._receiving()
+                session,
+                self._clock(),
+                pace.stable_age_s,
+                pace.stable_cap_s,
+                self._receiving(),
+                _AT_ONCE + len(self._put_off),
             )
-        queued = 0
-        for one in opened:
-            if self._stopping.is_set():
-                break
-            with _kept_going("closing a study", analysis=one.analysis_id):
-                if self._close(one):
-                    queued += 1
-                    queue.ring_analyse()
+        self._put_off = {one.analysis_id: p for one in opened if (p := self._put_off.get(one.analysis_id))}
+        return sum(self._closed(one) for one in opened if not self._stopping.is_set())
+
+    def _closed(self, one: OpenAnalysis) -> bool:
+        """Close one study and ring; trouble with it is its own, and bounded."""
+        waits = self._put_off.get(one.analysis_id)
+        if waits is not None and time.monotonic() < waits.until:
+            return False
+        try:
+            queued = self._close(one)
+        except LedgerDown as error:
+            logger.warning("ledger down", analysis=one.analysis_id, why=str(error))
+            return False
+        except Exception as error:  # noqa: BLE001  whatever it is, the study comes to an end
+            _log(error, "closing a study", analysis=one.analysis_id)
+            if not self._again(one, _TROUBLE_TRIES):
+                with _kept_going("closing a study", analysis=one.analysis_id):
+                    self._end(one, Reason.of(ReasonCode.INTERNAL))
+            return False
+        if queued:
+            queue.ring_analyse()
         return queued
+
+    def _again(self, one: OpenAnalysis, tries: int) -> bool:
+        """Put a study off, longer each time; False when it was tried often enough."""
+        done = self._put_off[one.analysis_id].tries + 1 if one.analysis_id in self._put_off else 1
+        self._put_off[one.analysis_id] = _PutOff(done, time.monotonic() + self._pace.tick_s * 2**done)
+        return done < tries
 
     def sweep(self) -> ledger.SweepReport:
         """Take back expired leases, end what is past every deadline, ring for what is due."""
@@ -153,15 +182,15 @@ class Intake:
             self._end(opened, Reason.of(ReasonCode.REVISION_CONFLICT))
             return False
         facts, rejected = self._look(images)
-        if not facts and not self._worth_another_try(opened, rejected):
-            first = next(iter(rejected.values()))
-            self._end(opened, Reason(first.code, first.sentence))
-            return False
         if not facts:
+            # a limit that was hit may be the machine's fault: it is busy, the file is not damaged
+            limited = any(error.code is ReasonCode.DECODE_LIMIT for error in rejected.values())
+            if not limited or not self._again(opened, _LIMIT_TRIES):
+                first = next(iter(rejected.values()))
+                self._end(opened, Reason(first.code, first.sentence))
             return False
         faults.point("intake.looked")
-        chosen = _choose(self._selection, images, facts, rejected)
-        return self._book(opened, chosen)
+        return self._book(opened, _choose(self._selection, images, facts, rejected))
 
     def _look(self, images: Sequence[Image]) -> tuple[dict[int, Facts], dict[int, ImageRejected]]:
         """Header facts by instance id, and why the others have none."""
@@ -169,33 +198,28 @@ class Intake:
         rejected: dict[int, ImageRejected] = {}
         for image in images:
             try:
-                if image.missing or not self._spool.holds(image.relative_path):
-                    with ledger.transaction(self._sessions) as session:
-                        ledger.mark_missing(session, image.instance_id, "intake", self._clock())
-                    rejected[image.instance_id] = ImageRejected(ReasonCode.SPOOL_MISSING)
-                else:
-                    facts[image.instance_id] = self._children.read_facts(
-                        self._spool.path(image.relative_path)
-                    )
+                facts[image.instance_id] = self._children.read_facts(self._path(image))
             except ImageRejected as error:
                 rejected[image.instance_id] = error
-            except SpoolMissing as error:
-                rejected[image.instance_id] = ImageRejected(error.code, error.sentence)
         return facts, rejected
 
-    def _worth_another_try(self, opened: OpenAnalysis, rejected: Mapping[int, ImageRejected]) -> bool:
-        """Whether the machine, not the files, may be to blame: a limit was hit, and not often yet."""
-        if all(error.code is not ReasonCode.DECODE_LIMIT for error in rejected.values()):
-            return False
-        self._tries[opened.analysis_id] = self._tries.get(opened.analysis_id, 0) + 1
-        if self._tries[opened.analysis_id] < _HEADER_TRIES:
-            return True
-        del self._tries[opened.analysis_id]
-        return False
+    def _path(self, image: Image) -> Path:
+        """Where the image lies. Raises ImageRejected, with a note in the books, when it does not."""
+        missing = image.missing or not self._spool.holds(image.relative_path)
+        if image.missing and image.relative_path:  # it was missed once: is it back, and whole?
+            with suppress(SpoolMissing):
+                self._spool.verify(image.relative_path, image.sha256)
+                missing = False
+        if missing != image.missing:
+            noted = ledger.mark_missing if missing else ledger.mark_found
+            with ledger.transaction(self._sessions) as session:
+                noted(session, image.instance_id, "intake", self._clock())
+        if missing:
+            raise ImageRejected(ReasonCode.SPOOL_MISSING)
+        return self._spool.path(image.relative_path)
 
     def _book(self, opened: OpenAnalysis, chosen: "_Chosen") -> bool:
         now = self._clock()
-        self._tries.pop(opened.analysis_id, None)
         try:
             with ledger.transaction(self._sessions) as session:
                 if not chosen.packages:
@@ -224,6 +248,14 @@ class Intake:
         except IllegalTransition:
             return
         logger.warning("study failed", analysis=opened.analysis_id, reason=reason.code.value)
+
+
+@dataclass(frozen=True)
+class _PutOff:
+    """A study that could not be closed: how often, and when (monotonic) it is its turn again."""
+
+    tries: int
+    until: float
 
 
 @dataclass(frozen=True)
@@ -273,12 +305,13 @@ def _choose(
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What `reconcile` found: files put into the books, doubles and orphans removed, files lost."""
+    """What `reconcile` did: files put into the books, doubles and orphans removed, lost and found ones."""
 
     adopted: int = 0
     removed: int = 0
     quarantined: int = 0
     missing: int = 0
+    found: int = 0
 
 
 def reconcile(
@@ -294,7 +327,7 @@ def reconcile(
     before = (settled_before or now).timestamp()
     with ledger.reading(sessions) as session:
         kept = {file.relative_path: file for file in ledger.kept_files(session)}
-    adopted = removed = quarantined = missing = 0
+    adopted = removed = quarantined = missing = found = 0
     for path in spool.files("instances"):
         if path not in kept and _written(spool, path) <= before:
             what = _adopt(sessions, spool, path, now)
@@ -305,14 +338,25 @@ def reconcile(
             spool.remove(path)
             removed += 1
     for file in kept.values():
-        if file.instance_id is not None and not file.marked_missing and not spool.holds(file.relative_path):
+        if file.instance_id is not None and (noted := _agree(spool, file)):
             with ledger.transaction(sessions) as session:
-                ledger.mark_missing(session, file.instance_id, "reconcile", now)
-            missing += 1
-    found = Reconciled(adopted, removed, quarantined, missing)
-    if found != Reconciled():
-        logger.warning("spool and ledger reconciled", **found.__dict__)
-    return found
+                noted(session, file.instance_id, "reconcile", now)
+            missing, found = missing + (noted is ledger.mark_missing), found + (noted is ledger.mark_found)
+    done = Reconciled(adopted, removed, quarantined, missing, found)
+    if done != Reconciled():
+        logger.warning("spool and ledger reconciled", **done.__dict__)
+    return done
+
+
+def _agree(spool: Spool, file: ledger.KeptFile) -> Callable[[Session, int, str, datetime], None] | None:
+    """What is to be noted so that the books agree with the disk; None when they do."""
+    if not file.marked_missing:
+        return None if spool.holds(file.relative_path) else ledger.mark_missing
+    try:
+        spool.verify(file.relative_path, file.sha256)
+    except SpoolMissing:
+        return None
+    return ledger.mark_found
 
 
 def _adopt(sessions: sessionmaker[Session], spool: Spool, path: str, now: datetime) -> str:
@@ -359,7 +403,12 @@ def _kept_going(what: str, **ids: int) -> Iterator[None]:
         yield
     except LedgerDown as error:
         logger.warning("ledger down", at=what, why=str(error), **ids)
-    except Exception as error:  # noqa: BLE001  its text may hold values of a data set
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        logger.error("intake failed", at=what, error=type(error).__name__, where=place, **ids)  # noqa: TRY400
+    except Exception as error:  # noqa: BLE001  the next tick may do better
+        _log(error, what, **ids)
+
+
+def _log(error: Exception, what: str, **ids: int) -> None:
+    """Where an error was raised; its text may hold values of a data set."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    logger.error("intake failed", at=what, error=type(error).__name__, where=place, **ids)

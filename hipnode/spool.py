@@ -68,6 +68,11 @@ class Spool:
         stat = os.statvfs(self.root)
         return stat.f_bavail * stat.f_frsize
 
+    @property
+    def present(self) -> bool:
+        """Whether the spool's folders are there: a share that went away takes all files with it at once."""
+        return (self.root / "instances").is_dir()
+
     def begin(
         self, folder: str, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
     ) -> "Incoming":

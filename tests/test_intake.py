@@ -30,6 +30,7 @@ __all__ = ["make", "postgres_ledger"]
 
 A = AnalysisStatus
 SELECTION = Selection.load(None)
+HASTY = Pace(tick_s=1e-3)
 PACKAGE = "hip-damoyolo-t-phantom"
 
 
@@ -196,8 +197,10 @@ class TestHeaders:
         node.store()
         node.later(11)
         statuses = []
+        intake = node.another(pace=HASTY)
         for _ in range(3):
-            node.intake.tick()
+            intake.tick()
+            time.sleep(0.02)
             statuses.append(node.show().summary.status)
         assert statuses == [A.RECEIVING, A.RECEIVING, A.FAILED]
         assert node.show().summary.reason_code is ReasonCode.DECODE_LIMIT
@@ -206,9 +209,11 @@ class TestHeaders:
         node.reader.rejects = {make_radiograph().SOPInstanceUID: ReasonCode.DECODE_LIMIT}
         node.store()
         node.later(11)
-        node.intake.tick()
+        intake = node.another(pace=HASTY)
+        intake.tick()
+        time.sleep(0.02)
         node.reader.rejects = {}
-        assert node.intake.tick() == 1
+        assert intake.tick() == 1
 
     def test_an_unreadable_image_beside_a_readable_one_is_not_passed_over_in_silence(
         self, node: Node
@@ -249,6 +254,57 @@ class TestHeaders:
         assert node.intake.tick() == 2
         statuses = sorted(node.show(n).summary.status for n in (1, 2, 3))
         assert statuses == [A.QUEUED, A.QUEUED, A.RECEIVING]
+
+    def test_a_study_that_is_put_off_is_not_tried_at_every_tick(self, node: Node) -> None:
+        node.reader.rejects = {make_radiograph().SOPInstanceUID: ReasonCode.DECODE_LIMIT}
+        node.store()
+        node.later(11)
+        for _ in range(5):
+            node.intake.tick()
+        assert node.reader.read == 1
+
+    def test_trouble_without_end_comes_to_an_end(self, node: Node) -> None:
+        node.store()
+        node.later(11)
+
+        def trouble() -> None:
+            raise RuntimeError
+
+        node.reader.before = trouble
+        intake = node.another(pace=Pace(tick_s=1e-5))
+        for _ in range(8):
+            assert node.show().summary.status is A.RECEIVING
+            intake.tick()
+            time.sleep(0.01)
+        summary = node.show().summary
+        assert (summary.status, summary.reason_code) == (A.FAILED, ReasonCode.INTERNAL)
+
+    def test_a_spool_that_went_away_fails_no_study(self, node: Node) -> None:
+        node.store()
+        node.later(11)
+        node.spool.root.rename(node.spool.root.with_name("away"))
+        assert node.intake.tick() == 0
+        assert node.show().summary.status is A.RECEIVING
+        node.spool.root.with_name("away").rename(node.spool.root)
+        assert node.intake.tick() == 1
+
+    def test_a_file_that_was_missed_and_is_back_is_read(self, node: Node) -> None:
+        recorded = node.store()
+        node.do(ledger.mark_missing, recorded.instance_id, "test", node.now)
+        node.later(11)
+        assert node.intake.tick() == 1
+        assert node.show().instances[0].reason_code is None
+        assert not node.do(ledger.images_of, 1)[0].missing
+
+    def test_a_file_that_was_missed_and_is_back_changed_is_not(self, node: Node) -> None:
+        recorded = node.store()
+        node.do(ledger.mark_missing, recorded.instance_id, "test", node.now)
+        (path,) = node.spool.files("instances")
+        with node.spool.path(path).open("ab") as file:
+            file.write(b"more")
+        node.later(11)
+        assert node.intake.tick() == 0
+        assert node.show().summary.reason_code is ReasonCode.SPOOL_MISSING
 
     def test_trouble_is_logged_without_its_text(self, node: Node, capsys: pytest.CaptureFixture[str]) -> None:
         node.store()
@@ -430,6 +486,12 @@ class TestReconcile:
         assert reconcile(node.make, node.spool, node.now) == Reconciled(missing=1)
         assert reconcile(node.make, node.spool, node.now) == Reconciled()
         assert node.show().instances[0].reason_code is ReasonCode.SPOOL_MISSING
+
+    def test_a_file_that_is_back_is_found(self, node: Node) -> None:
+        recorded = node.store()
+        node.do(ledger.mark_missing, recorded.instance_id, "test", node.now)
+        assert reconcile(node.make, node.spool, node.now) == Reconciled(found=1)
+        assert reconcile(node.make, node.spool, node.now) == Reconciled()
 
     def test_young_files_may_be_another_nodes_work(self, node: Node) -> None:
         node.keep(make_radiograph())

@@ -320,11 +320,26 @@ def mark_missing(session: Session, instance_id: int, who: str, now: datetime) ->
         )
 
 
+def mark_found(session: Session, instance_id: int, who: str, now: datetime) -> None:
+    """Note that a file marked as lost is there after all, whole."""
+    lost = (Instance.id == instance_id, Instance.reason_code == ReasonCode.SPOOL_MISSING)
+    row = session.execute(
+        update(Instance).where(*lost).values(reason_code=None).returning(Instance.study_id, Instance.revision)
+    ).one_or_none()
+    if row is None:
+        return
+    if row.revision > 1:
+        conflict = {"reason_code": ReasonCode.REVISION_CONFLICT}
+        session.execute(update(Instance).where(Instance.id == instance_id).values(conflict))
+    note(session, now, who, "instance", study_id=row.study_id, became=f"instance {instance_id} found")
+
+
 @dataclass(frozen=True)
 class KeptFile:
     """A file the books say is in the spool. instance_id None: it is a result."""
 
     relative_path: str
+    sha256: str
     instance_id: int | None
     marked_missing: bool
 
@@ -332,11 +347,12 @@ class KeptFile:
 def kept_files(session: Session) -> Iterator[KeptFile]:
     """Every file the books say is in the spool."""
     rows = session.execute(
-        select(Instance.relative_path, Instance.id, Instance.reason_code)
+        select(Instance.relative_path, Instance.sha256, Instance.id, Instance.reason_code)
         .where(Instance.relative_path.is_not(None))
         .execution_options(yield_per=1000)
     )
-    for path, id_, reason_code in rows:
-        yield KeptFile(str(path), id_, reason_code is ReasonCode.SPOOL_MISSING)
-    for path in session.scalars(select(Result.relative_path).execution_options(yield_per=1000)):
-        yield KeptFile(path, None, False)
+    for path, sha256, id_, reason_code in rows:
+        yield KeptFile(str(path), sha256, id_, reason_code is ReasonCode.SPOOL_MISSING)
+    results = select(Result.relative_path, Result.sha256).execution_options(yield_per=1000)
+    for path, sha256 in session.execute(results):
+        yield KeptFile(path, sha256, None, False)
