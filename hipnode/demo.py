@@ -4,7 +4,6 @@ Real parts throughout: `hipnode up` in processes of its own, C-STORE over TCP, O
 where it is installed. Films are synthetic phantoms; a class the shipped weights miss shows as missed.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -31,8 +30,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hipnode import ledger
 from hipnode.archive import Archive, OrthancArchive, SmallArchive
 from hipnode.errors import HipnodeError
+from hipnode.status import TERMINAL
 
 _OUTCOME_NAMES = {"findings", "none"}
 
@@ -69,7 +70,7 @@ def demo(
     ] = None,
 ) -> None:
     """Start a node and a PACS on this machine, send studies, show what comes back, and stop both."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     began = time.monotonic()
     if out.exists() and any(out.iterdir()) and not (out / ".hipnode-demo").exists():
         raise DemoFailed(f"{out} holds files that are not the demo's; name another folder with --out.")
@@ -104,6 +105,7 @@ class _Tour:
             f'[[destination]]\nname = "LATE_PACS"\nae_title = "LATE_PACS"\nhost = "127.0.0.1"\nport = {late}\n'
             'sources = ["DEMO_LATE"]\n'
         )
+        self._sessions = ledger.sessions(f"sqlite:///{data / 'hipnode.db'}")
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("HIPNODE_")},
             "HIPNODE_DATA": str(data),
@@ -225,10 +227,9 @@ class _Tour:
             )
         return done.stdout
 
-    def _ledger(self) -> dict[str, dict[str, Any]]:
-        return {
-            row["study_instance_uid"]: row for row in json.loads(self._hipnode("studies", "list", "--json"))
-        }
+    def _ledger(self) -> dict[str, ledger.StudySummary]:
+        with ledger.reading(self._sessions) as session:
+            return {row.study_instance_uid: row for row in ledger.list_studies(session)}
 
     # --- the tour ---
 
@@ -258,7 +259,7 @@ class _Tour:
                 open_ = []
                 for study in studies:
                     row = rows.get(study.study_instance_uid)
-                    if row is None or row["status"] not in ("completed", "not_applicable", "failed"):
+                    if row is None or row.status not in TERMINAL:
                         open_.append(study.name)
                     elif study.seconds is None:
                         study.seconds = time.monotonic() - sent[study.study_instance_uid]
@@ -270,40 +271,42 @@ class _Tour:
                 )
                 time.sleep(0.5)
 
-    def _show(self, studies: list[DemoStudy], rows: dict[str, dict[str, Any]], title: str) -> None:
+    def _show(self, studies: list[DemoStudy], rows: dict[str, ledger.StudySummary], title: str) -> None:
         table = Table(
             "study", "what it is", "status", "outcome", "reason", "findings", "seconds", title=title
         )
         for study in studies:
-            row = rows.get(study.study_instance_uid, {})
+            row = rows.get(study.study_instance_uid)
             table.add_row(
-                study.name, study.tells, row.get("status"), row.get("outcome"), row.get("reason_code"),
+                study.name, study.tells, row.status if row else "", row.outcome if row else "", row.reason_code if row else "",
                 self._findings(study), f"{study.seconds:.0f}" if study.seconds is not None else "",
             )  # fmt: skip
         self.console.print(table)
 
     def _findings(self, study: DemoStudy) -> str:
-        detail = json.loads(self._hipnode("studies", "show", study.study_instance_uid, "--json"))
+        with ledger.reading(self._sessions) as session:
+            ids = ledger.resolve_study(session, study.study_instance_uid)
+            detail = ledger.show_study(session, ids[0]) if ids else None
         found = [
-            f"{f['hip'] or ''} {f['class_name']} {f['score']:.2f}".strip()
-            for image in (detail["analyses"] or [{"images": []}])[0]["images"]
-            for f in image["findings"]
+            f"{f.hip or ''} {f.class_name} {f.score:.2f}".strip()
+            for image in (detail.analyses[0].images if detail and detail.analyses else ())
+            for f in image.findings
         ]
         missed = study.truth not in ("", "none") and not any(study.truth in f for f in found)
         return ", ".join(found) + (f" (missed: {study.truth})" if missed else "")
 
-    def _compare(self, studies: list[DemoStudy], rows: dict[str, dict[str, Any]]) -> list[str]:
+    def _compare(self, studies: list[DemoStudy], rows: dict[str, ledger.StudySummary]) -> list[str]:
         wrong = []
         for study in studies:
             row = rows.get(study.study_instance_uid)
             if row is None:
                 wrong.append(f"{study.name} is not in the ledger")
-            elif study.status and row["status"] != study.status:
-                wrong.append(f"{study.name} is {row['status']}, not {study.status}")
-            elif study.reason and row["reason_code"] != study.reason:
-                wrong.append(f"{study.name} has reason {row['reason_code']}, not {study.reason}")
-            elif study.outcomes and row["outcome"] not in study.outcomes:
-                wrong.append(f"{study.name} has outcome {row['outcome']}")
+            elif study.status and row.status != study.status:
+                wrong.append(f"{study.name} is {row.status}, not {study.status}")
+            elif study.reason and row.reason_code != study.reason:
+                wrong.append(f"{study.name} has reason {row.reason_code}, not {study.reason}")
+            elif study.outcomes and row.outcome not in study.outcomes:
+                wrong.append(f"{study.name} has outcome {row.outcome}")
             if study.times > 1 and len(self._back(study, self.pacs)) != 2:
                 wrong.append(
                     f"{study.name}: {len(self._back(study, self.pacs))} results in the PACS, not one SR and one SC"
@@ -324,11 +327,11 @@ class _Tour:
             end = time.monotonic() + 60
             while time.monotonic() < end:
                 rows = self._ledger()
-                if all(rows[s.study_instance_uid]["status"] in ("completed", "failed") for s in waiting):
+                if all(rows[s.study_instance_uid].status in TERMINAL for s in waiting):
                     break
                 time.sleep(0.5)
             self._show(waiting, rows, "After the replay")
-            status, back = rows[late.study_instance_uid]["status"], self._back(late, archive)
+            status, back = rows[late.study_instance_uid].status, self._back(late, archive)
             self._keep(late, back)
         finally:
             archive.stop()
