@@ -278,9 +278,12 @@ class _Tour:
         for study in studies:
             row = rows.get(study.study_instance_uid)
             table.add_row(
-                study.name, study.tells, row.status if row else "", row.outcome if row else "", row.reason_code if row else "",
-                self._findings(study), f"{study.seconds:.0f}" if study.seconds is not None else "",
-            )  # fmt: skip
+                study.name,
+                study.tells,
+                *((row.status, row.outcome, row.reason_code) if row else ("missing", "", "")),
+                self._findings(study),
+                f"{study.seconds:.0f}" if study.seconds is not None else "",
+            )
         self.console.print(table)
 
     def _findings(self, study: DemoStudy) -> str:
