@@ -1,5 +1,23 @@
-"""`make bench`: every measurement, one after the other."""
+"""`make bench`: every measurement one after the other, or `python -m tests.bench idle latency`."""
 
-from tests.bench import ingest
+import sys
 
-ingest.main()
+import typer
+
+from tests.bench import backlog, idle, ingest, latency
+
+BENCHES = {"ingest": ingest.main, "latency": latency.main, "backlog": backlog.main, "idle": idle.main}
+
+
+def main(names: list[str]) -> None:
+    """Run the named ones, or all."""
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        raise SystemExit(f"No such measurement: {', '.join(unknown)}. There are: {', '.join(BENCHES)}.")
+    for name in names or BENCHES:
+        BENCHES[name]()
+        typer.echo("")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

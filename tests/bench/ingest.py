@@ -11,7 +11,6 @@ import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ import typer
 
 from hipnode.scp import AllowedPeers, Limits, start_scp
 from hipnode.spool import Spool
+from tests.bench.site import load
 from tests.factories import make_radiograph
 from tests.peers import Orthanc, find_program, free_port, running, wait_for
 from tests.scp_node import open_ledger
@@ -225,10 +225,9 @@ def table(speeds: dict[int, dict[str, list[float]]]) -> str:
 
 def main() -> None:
     """Measure and print."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    typer.echo("Ingest: 15.7 MB DX films over one association per sender, storescu, TCP_NODELAY=1")
+    typer.echo(f"Ingest: 15.7 MB DX films, an association per sender, storescu, TCP_NODELAY=1; {load()}")
     typer.echo("hipnode answers after fsync and commit; the others after writing.")
-    typer.echo(table(measure(rounds)))
+    typer.echo(table(measure()))
 
 
 if __name__ == "__main__":
