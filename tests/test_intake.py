@@ -23,10 +23,10 @@ from hipnode.selection import Facts, Selection, facts_of
 from hipnode.spool import Spool, StoredFile
 from hipnode.status import AnalysisStatus, ReasonCode
 from tests.factories import make_radiograph
-from tests.ledger_steps import Journey, make, postgres_ledger
+from tests.ledger_steps import Journey, empty_sqlite, make, postgres_ledger
 from tests.peers import wait_for
 
-__all__ = ["make", "postgres_ledger"]
+__all__ = ["empty_sqlite", "make", "postgres_ledger"]
 
 A = AnalysisStatus
 SELECTION = Selection.load(None)

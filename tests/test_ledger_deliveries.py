@@ -12,10 +12,10 @@ from hipnode.findings import Reason
 from hipnode.ledger.deliveries import move_delivery
 from hipnode.status import DELIVERY_TRANSITIONS, AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
 from hipnode.tables import Delivery
-from tests.ledger_steps import PACS, Journey, journey, make, postgres_ledger, read, result
+from tests.ledger_steps import PACS, Journey, empty_sqlite, journey, make, postgres_ledger, read, result
 from tests.test_ledger_moves import at_once
 
-__all__ = ["journey", "make", "postgres_ledger"]
+__all__ = ["empty_sqlite", "journey", "make", "postgres_ledger"]
 
 A, D = AnalysisStatus, DeliveryStatus
 ARCHIVE = ledger.Route("archive", ("SR", "SC"))

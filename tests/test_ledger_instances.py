@@ -11,9 +11,9 @@ from hipnode.errors import IllegalTransition, LedgerDown
 from hipnode.findings import Reason
 from hipnode.status import AnalysisStatus, ReasonCode
 from hipnode.tables import Analysis, Instance, Study
-from tests.ledger_steps import Journey, decided, journey, make, postgres_ledger, received
+from tests.ledger_steps import Journey, decided, empty_sqlite, journey, make, postgres_ledger, received
 
-__all__ = ["journey", "make", "postgres_ledger"]
+__all__ = ["empty_sqlite", "journey", "make", "postgres_ledger"]
 
 A = AnalysisStatus
 

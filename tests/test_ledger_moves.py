@@ -15,9 +15,18 @@ from hipnode.errors import IllegalTransition
 from hipnode.findings import Reason
 from hipnode.status import TERMINAL, TRANSITIONS, AnalysisStatus, Outcome, ReasonCode
 from hipnode.tables import Analysis, Event
-from tests.ledger_steps import PACKAGES, Journey, decided, journey, make, postgres_ledger, received
+from tests.ledger_steps import (
+    PACKAGES,
+    Journey,
+    decided,
+    empty_sqlite,
+    journey,
+    make,
+    postgres_ledger,
+    received,
+)
 
-__all__ = ["journey", "make", "postgres_ledger"]
+__all__ = ["empty_sqlite", "journey", "make", "postgres_ledger"]
 
 A = AnalysisStatus
 DECODE = Reason.of(ReasonCode.DECODE_FAILED)

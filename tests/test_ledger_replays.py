@@ -5,11 +5,11 @@ import pytest
 from hipnode import ledger
 from hipnode.findings import Reason
 from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
-from tests.ledger_steps import PACS, Journey, journey, make, postgres_ledger, result
+from tests.ledger_steps import PACS, Journey, empty_sqlite, journey, make, postgres_ledger, result
 from tests.test_ledger_deliveries import ARCHIVE, statuses
 from tests.test_ledger_moves import at_once
 
-__all__ = ["journey", "make", "postgres_ledger"]
+__all__ = ["empty_sqlite", "journey", "make", "postgres_ledger"]
 
 A, D = AnalysisStatus, DeliveryStatus
 

@@ -8,9 +8,9 @@ from sqlalchemy import event
 from hipnode import ledger
 from hipnode.findings import Reason
 from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
-from tests.ledger_steps import PACKAGES, START, Journey, decided, journey, make, postgres_ledger
+from tests.ledger_steps import PACKAGES, START, Journey, decided, empty_sqlite, journey, make, postgres_ledger
 
-__all__ = ["journey", "make", "postgres_ledger"]
+__all__ = ["empty_sqlite", "journey", "make", "postgres_ledger"]
 
 A = AnalysisStatus
 

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import CheckConstraint, text
 from sqlalchemy.exc import IntegrityError, StatementError
@@ -12,10 +13,9 @@ from hipnode import ledger
 from hipnode.errors import LedgerDown
 from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
 from hipnode.tables import Analysis, Base, Event, Instance, Role, Study
-from tests.ledger_steps import START, make, postgres_ledger
-from tests.peers import Postgres
+from tests.ledger_steps import START, empty_sqlite, make, postgres_ledger
 
-__all__ = ["make", "postgres_ledger"]
+__all__ = ["empty_sqlite", "make", "postgres_ledger"]
 
 
 def study(uid: str = "1.2", **changes) -> Study:
@@ -167,18 +167,33 @@ def test_a_reader_waits_for_no_writer_on_sqlite(tmp_path: Path) -> None:
     sessions.kw["bind"].dispose()
 
 
-def test_a_postgres_that_died_is_down_and_then_back(postgres: Postgres) -> None:
-    sessions = ledger.sessions(postgres.database())
+def test_a_postgres_that_cut_us_off_is_down_and_then_back(postgres_url: str) -> None:
+    sessions = ledger.sessions(postgres_url)
     Base.metadata.create_all(sessions.kw["bind"])
-    postgres.kill()
-    with pytest.raises(LedgerDown), ledger.transaction(sessions) as session:
-        session.add(study())
-    postgres.start()
+
+    def cut_in_the_middle() -> None:
+        with ledger.transaction(sessions) as session:
+            session.add(study("1.2"))
+            session.flush()
+            cut_off(postgres_url)
+
+    with pytest.raises(LedgerDown):
+        cut_in_the_middle()
     with ledger.transaction(sessions) as session:
-        session.add(study())
+        session.add(study("1.3"))
+    cut_off(postgres_url)  # while the connection waits in the pool
     with ledger.reading(sessions) as session:
-        assert session.query(Study).count() == 1
+        assert [s.study_instance_uid for s in session.query(Study)] == ["1.3"]
     sessions.kw["bind"].dispose()
+
+
+def cut_off(url: str) -> None:
+    """End all connections to a database, as a server that restarts does."""
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 def test_what_is_wrong_with_us_is_no_ledger_down(make: sessionmaker[Session]) -> None:
