@@ -18,6 +18,7 @@ from tests.factories import make_radiograph, save
 from tests.pacs import pacs
 from tests.peers import free_port
 from tests.pipeline import Node as Pipeline
+from tests.pipeline import make_package
 from tests.pipeline import node as pipeline
 from workers.rooms import Policy
 
@@ -182,6 +183,19 @@ def test_explain_says_in_one_sentence_what_it_cannot_read(site):
     assert result.exit_code == 1
     assert "cannot be read" in " ".join(result.output.split())
     assert run("explain", str(site / "nowhere")).exit_code == 2
+
+
+def test_models_lists_shows_and_verifies_packages(site):
+    package = make_package(site / "data" / "packages")
+    listed = {one["id"]: one for one in json.loads(run("models", "list", "--json").output)}
+    assert listed["hip-test"]["sha256"] == package.sha256
+    assert "A test package" in run("models", "show", "hip-test").output
+    assert run("models", "verify").exit_code == 0
+    package.weights_file.write_bytes(b"changed")
+    broken = run("models", "verify")
+    assert broken.exit_code == 1
+    assert "hip-test" in broken.output
+    assert run("models", "show", "nobody").exit_code == 2
 
 
 @pytest.fixture

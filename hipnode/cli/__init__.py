@@ -23,6 +23,7 @@ _COMMANDS = {
     "studies": "hipnode.cli.studies:studies",
     "replay": "hipnode.cli.studies:replay",
     "explain": "hipnode.cli.explain:explain",
+    "models": "hipnode.cli.models:models",
     "db": "hipnode.cli.db:db",
     "demo": "hipnode.demo:demo",
 }
