@@ -93,8 +93,7 @@ def build_package(settings: BuildSettings, say: Callable[[str], None] = lambda _
     algorithm = Algorithm("", "", "", settings.id, "", CLASSES)
     numbers = measure(look(test, detector.detect), algorithm, DecisionRule(chosen.by_class))
     say(as_markdown(numbers))
-    train_counts = Counter(s.record["class"] for s in _train_samples(facts))
-    card = card_text(settings, facts, chosen, numbers, validation, test, train_counts)
+    card = card_text(settings, facts, chosen, numbers, (_train_samples(facts), validation, test))
     content = manifest(settings, facts, chosen, test)
     package = write_package(settings.out, content, weights, card)
     (settings.out / EVALUATION).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
@@ -166,15 +165,17 @@ def card_text(
     facts: dict[str, Any],
     chosen: Thresholds,
     numbers: dict[str, Any],
-    validation: Sequence[Sample],
-    test: Sequence[Sample],
-    train_counts: Counter[str],
+    pools: tuple[Sequence[Sample], Sequence[Sample], Sequence[Sample]],
 ) -> str:
-    """The model card, Markdown; its first line says what the weights are not."""
+    """The model card, Markdown; its first line says what the weights are not.
+
+    pools: training (empty where it is no longer there), validation, test
+    """
+    trained, validation, test = pools
     recipe = facts["recipe"]
     seen = facts["epoch"] * facts["epoch_images"] + facts["drawn"]
     taus = ", ".join(f"{k} {v:g}" for k, v in chosen.by_class.items())
-    mix = ", ".join(f"{k} {v}" for k, v in sorted(train_counts.items())) or "not recorded"
+    mix = _mix(trained) or "not recorded"
     planned = facts["total_images"]
     whole = "to its end" if seen >= planned else f"and stopped early, {planned} were planned"
     size = recipe["input_size"]
@@ -182,7 +183,8 @@ def card_text(
         "task": "boxes and four classes of hip fracture on AP films: VF valgus-impacted neck, DF displaced "
         "neck, SF stable and UF unstable intertrochanteric",
         "network": f"DAMO-YOLO-T, {size} x {size} input, from scratch (no pretrained weights)",
-        "training data": f"{facts['pool']} phantoms of `workers/phantom` ({mix}); no patient image",
+        "training data": f"{facts['pool']} phantoms of `workers/phantom` ({mix}; seed {_seeds(trained)}); "
+        "no patient image",
         "recipe": f"`{recipe['name']}`: {recipe['optimiser']}, batch {recipe['batch']}, {seen} pictures seen "
         f"{whole}; averaged weights",
         "thresholds": f"{taus}; from {len(validation)} validation phantoms "
@@ -216,10 +218,12 @@ nothing about films of patients.
 ## Made with
 
 ```
-hipnode phantom --out DATA/train --count N --seed 11
+hipnode phantom --out DATA/train --count {facts["pool"]} --seed {_seeds(trained)}
+hipnode phantom --out DATA/val --count {len(validation)} --seed {_seeds(validation)}
+hipnode phantom --out DATA/test --count {len(test)} --seed {_seeds(test)}
 hipnode train --data DATA/train --out RUN --recipe {recipe["name"]}
 ```
-and `workers.training.package.build_package` on pools of other seeds (validation and test above).
+and `workers.training.package.build_package` for thresholds, test and this folder.
 
 {settings.notes}""".rstrip()
         + "\n"
