@@ -24,6 +24,7 @@ import typer
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import JPEGLSLossless, generate_uid
 from pynetdicom import AE, build_context
 from rich.console import Console
@@ -375,14 +376,15 @@ def _own_films(folder: Path | None) -> list[DemoStudy]:
     if not folder.is_dir():
         raise DemoFailed(f"{folder} is no folder; --films takes a folder of DICOM files.")
     by_study: dict[str, list[Path]] = {}
+    left_out: list[str] = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             ds = dcmread(path, specific_tags=["StudyInstanceUID", "SOPClassUID"], stop_before_pixels=True)
             by_study.setdefault(str(ds.StudyInstanceUID), []).append(path)
-        except Exception:  # noqa: BLE001, S112  # a folder of films holds other files too
-            continue
+        except (InvalidDicomError, AttributeError):
+            left_out.append(path.name)  # a folder of films holds other files too
     if not by_study:
-        raise DemoFailed(f"{folder} holds no DICOM file.")
+        raise DemoFailed(f"{folder} holds no DICOM file; {len(left_out)} other files were passed over.")
     return [
         DemoStudy(f"film-{number}", ", ".join(p.name for p in paths)[:40], paths, "")
         for number, paths in enumerate(by_study.values(), 1)
