@@ -260,7 +260,7 @@ class _Tour:
                 open_ = []
                 for study in studies:
                     row = rows.get(study.study_instance_uid)
-                    if row is None or row.status not in TERMINAL:
+                    if row is None or (row.status is not None and row.status not in TERMINAL):
                         open_.append(study.name)
                     elif study.seconds is None:
                         study.seconds = time.monotonic() - sent[study.study_instance_uid]
