@@ -1,5 +1,7 @@
 """The tables: instants, words, and the promises of the two databases."""
 
+import threading
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -212,3 +214,25 @@ def test_an_error_of_the_database_quotes_no_patient(make: sessionmaker[Session])
 def test_an_event_needs_nothing_but_who_what_and_when(make: sessionmaker[Session]) -> None:
     with ledger.transaction(make) as session:
         session.add(Event(at=START, who="x", what="start"))
+
+
+def test_writers_take_turns_on_sqlite(tmp_path: Path) -> None:
+    sessions = ledger.sessions(f"sqlite:///{tmp_path / 'x.db'}")
+    Base.metadata.create_all(sessions.kw["bind"])
+    written, end = [0] * 6, time.monotonic() + 3
+
+    def write(n: int) -> None:
+        while time.monotonic() < end:
+            with ledger.transaction(sessions) as session:
+                session.add(Event(at=START, who=str(n), what="turn"))
+                session.flush()
+                time.sleep(0.002)
+            written[n] += 1
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert min(written) > max(written) / 5
+    sessions.kw["bind"].dispose()

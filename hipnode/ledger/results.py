@@ -24,13 +24,14 @@ def record_results(
     routes: Sequence[Route],
     analysed_at: datetime,
     now: datetime,
-    on_disk: Callable[[str], bool] = lambda _path: True,
+    whole: Callable[[str, str], bool] = lambda _path, _sha256: True,
 ) -> RecordedResults:
     """ANALYSING (or QUEUED, for a notice) -> DELIVERING: keep what was read and built, open deliveries.
 
     A result whose SOP Instance UID is known is the earlier one: its row and bytes serve, and where it
     was delivered it is not sent again. Nothing to send ends the analysis here (settle).
-    on_disk: whether a file of the spool is there; the new bytes take the place of lost ones.
+    whole: whether a file of the spool is there and has this SHA-256; the new bytes take the place of lost
+    ones.
     Raises IllegalTransition when the claim is lost; nothing is written then.
     """
     values: dict[str, Any] = {"outcome": reading.outcome, "analysed_at": analysed_at, "due_at": None}
@@ -41,7 +42,7 @@ def record_results(
         _record_image(session, claim.analysis_id, image)
     results, spare = [], []
     for file in built:
-        result, made = _keep(session, claim, file, now, on_disk)
+        result, made = _keep(session, claim, file, now, whole)
         results.append(result)
         if not made and file.relative_path != result.relative_path:
             spare.append(file.relative_path)
@@ -128,7 +129,7 @@ def _record_image(session: Session, analysis_id: int, image: ImageReading) -> No
 
 
 def _keep(
-    session: Session, claim: Claim, file: ResultFile, now: datetime, on_disk: Callable[[str], bool]
+    session: Session, claim: Claim, file: ResultFile, now: datetime, whole: Callable[[str, str], bool]
 ) -> tuple[Result, bool]:
     known = session.scalar(select(Result).where(Result.sop_instance_uid == file.sop_instance_uid))
     if known is not None:
@@ -136,7 +137,7 @@ def _keep(
             raise IllegalTransition(
                 f"result {known.id} belongs to study {known.study_id}, not {claim.study_id}"
             )
-        if file.relative_path != known.relative_path and not on_disk(known.relative_path):
+        if file.relative_path != known.relative_path and not whole(known.relative_path, known.sha256):
             known.relative_path, known.sha256 = file.relative_path, file.sha256
             session.flush()
         return known, False
