@@ -9,9 +9,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pynetdicom.sop_class import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 
 from hipnode import faults, ledger
@@ -19,7 +20,9 @@ from hipnode.children import Children
 from hipnode.destinations import Destination
 from hipnode.errors import LedgerDown
 from hipnode.findings import Reason
+from hipnode.ledger import AnalysisDetail
 from hipnode.results import check_result
+from hipnode.spool import StoredFile
 from hipnode.status import AnalysisStatus, Outcome, ReasonCode
 from hipnode.tables import Analysis
 from tests.factories import make_radiograph
@@ -354,3 +357,50 @@ def test_an_image_that_takes_too_long_is_tried_again_and_then_ends_with_its_reas
         seen = made.analysis(analysis_id)
         assert (seen.status, seen.outcome) == (AnalysisStatus.DELIVERING, Outcome.ERROR)
         assert (seen.reason_code, seen.attempts) == (ReasonCode.DECODE_LIMIT, 3)
+
+
+def replayed(
+    made: Node, analysis_id: int, from_: Literal["analyse", "deliver"] = "analyse"
+) -> AnalysisDetail:
+    """The analysis ends, is replayed and looked at again."""
+    with ledger.transaction(made.rooms.sessions) as session:
+        session.get_one(Analysis, analysis_id).status = AnalysisStatus.COMPLETED
+        session.flush()
+        replay = ledger.open_replay(session, 1, from_, "test", made.clock())
+    assert replay.analysis_id is not None
+    made.queue_studies()
+    made.analyse.run()
+    return made.analysis(replay.analysis_id)
+
+
+@pytest.mark.parametrize("trouble", ["gone", "changed"])
+def test_a_replay_brings_back_result_files_that_were_lost(one: Node, trouble: str) -> None:
+    analysis_id = one.put(make_radiograph())
+    one.analyse.run()
+    for path in map(one.rooms.spool.path, one.results_on_disk()):
+        content = path.read_bytes()
+        path.unlink()
+        if trouble == "changed":
+            path.write_bytes(content[:-1] + b"?")
+    seen = replayed(one, analysis_id)
+    assert len(seen.results) == 2
+    for result in seen.results:
+        assert one.rooms.spool.verify(result.relative_path, result.sha256)
+
+
+def test_the_instant_in_the_books_is_the_one_in_the_objects(
+    one: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analysis_id = one.put(make_radiograph())
+    write = one.rooms.spool.write_result
+
+    def slowly(dataset: Dataset) -> StoredFile:
+        one.clock.forward(60)
+        return write(dataset)
+
+    monkeypatch.setattr(one.rooms.spool, "write_result", slowly)
+    one.analyse.run()
+    seen = one.analysis(analysis_id)
+    report = dcmread(one.rooms.spool.path(seen.results[0].relative_path))
+    assert seen.analysed_at is not None
+    assert seen.analysed_at.strftime("%H%M%S") == str(report.ContentTime)[:6]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -24,7 +25,7 @@ from hipnode.status import Outcome, ReasonCode
 from workers.analysis import Detector, DetectorFailed, StudyImage, StudyImages, analyse_each
 from workers.leases import Leases
 from workers.rooms import LONGEST_JOB_S, ROUND_S, Rooms, where
-from workers.tell import Told, failed_reading, missing, remove, sources_of, tell
+from workers.tell import Told, failed_reading, missing, remove, sources_of, tell, whole
 
 logger = structlog.get_logger(__name__)
 
@@ -225,10 +226,12 @@ class AnalyseJob:
 
     def _record(self, claim: Claim, answer: StudyReading, told: Told, tell_s: float) -> None:
         rooms = self.rooms
-        now = rooms.clock()
+        told_at, now = told.analysed_at, rooms.clock()
         try:
             with ledger.transaction(rooms.sessions) as session:
-                recorded = ledger.record_results(session, claim, answer, told.files, told.routes, now, now)
+                recorded = ledger.record_results(
+                    session, claim, answer, told.files, told.routes, told_at, now, partial(whole, rooms)
+                )
                 faults.point("analyse.recording")
         except IllegalTransition:
             remove(rooms, [file.relative_path for file in told.files])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 from sqlalchemy.orm import Session
@@ -21,7 +22,7 @@ from hipnode.scu import Outgoing, Timeouts, Verdict
 from hipnode.status import ReasonCode
 from workers.leases import Leases
 from workers.rooms import LONGEST_JOB_S, ROUND_S, Rooms, where
-from workers.tell import failed_reading, remove, sources_of, tell
+from workers.tell import failed_reading, remove, sources_of, tell, whole
 
 logger = structlog.get_logger(__name__)
 
@@ -98,10 +99,12 @@ class DeliverJob:
         sources = sources_of(rooms, claim, images)
         told = tell(rooms, claim, reading, self._algorithm(claim), sources, {}, rooms.clock())
         faults.point("notice.written")
-        now = rooms.clock()
+        told_at, now = told.analysed_at, rooms.clock()
         try:
             with ledger.transaction(rooms.sessions) as session:
-                recorded = ledger.record_results(session, claim, reading, told.files, told.routes, now, now)
+                recorded = ledger.record_results(
+                    session, claim, reading, told.files, told.routes, told_at, now, partial(whole, rooms)
+                )
         except IllegalTransition:
             remove(rooms, [file.relative_path for file in told.files])
             raise

@@ -24,10 +24,11 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Told:
-    """The result files of one analysis, on disk, and where they go."""
+    """The result files of one analysis, on disk, and where they go. analysed_at: as the objects say it."""
 
     files: tuple[ResultFile, ...]
     routes: tuple[Route, ...]
+    analysed_at: datetime
 
 
 def sources_of(rooms: Rooms, claim: Claim, selected: Sequence[Image]) -> list[Dataset]:
@@ -99,7 +100,16 @@ def tell(
     for size_px in sizes_px:
         built += build(kinds=[ResultKind.SC], max_size_px=size_px)
     files = tuple(_keep(rooms, result) for result in built)
-    return Told(files, tuple(_route(destination) for destination in destinations))
+    return Told(files, tuple(_route(destination) for destination in destinations), analysed_at)
+
+
+def whole(rooms: Rooms, relative_path: str, sha256: str) -> bool:
+    """Whether a result file is there, unchanged: one that is not is replaced by what is built now."""
+    try:
+        rooms.spool.verify(relative_path, sha256)
+    except SpoolMissing:
+        return False
+    return True
 
 
 def failed_reading(images: Sequence[Image], reason: Reason) -> StudyReading:
