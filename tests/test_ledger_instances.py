@@ -171,6 +171,18 @@ def test_a_lost_file_of_an_ended_study_sent_again_opens_the_next_number(journey:
     assert [(a.number, a.status) for a in journey.show().analyses] == [(2, A.RECEIVING), (1, A.FAILED)]
 
 
+def test_other_bytes_in_place_of_a_lost_file_open_the_next_number(journey: Journey) -> None:
+    recorded = journey.receive("1.2", "1.2.9.1")
+    journey.later(11)
+    (opened,) = journey.do(ledger.studies_due_to_close, journey.now, 10, 300)
+    journey.do(ledger.mark_missing, recorded.instance_id, "test", journey.now)
+    journey.do(ledger.fail, opened, _reason(ReasonCode.SPOOL_MISSING), journey.now)
+    journey.receive("1.2", "1.2.9.1", "encoded anew by the archive")
+    assert [(a.number, a.status) for a in journey.show().analyses] == [(2, A.RECEIVING), (1, A.FAILED)]
+    (image,) = journey.do(ledger.sources_of_study, 1)
+    assert not image.missing
+
+
 def test_a_file_that_is_gone_without_anybody_noticing_is_replaced(journey: Journey) -> None:
     journey.receive("1.2", "1.2.9.1", relative_path="instances/a.dcm")
     again = received("1.2", "1.2.9.1", relative_path="instances/b.dcm")

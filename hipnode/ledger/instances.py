@@ -32,22 +32,23 @@ def record_instance(
     Concurrent calls for one study wait for each other at its row.
     """
     study_id = _study(session, received, now)
-    same = session.execute(
+    earlier = session.execute(
         select(
             Instance.id,
             Instance.study_id,
+            Instance.sha256,
             Instance.revision,
+            Instance.role,
             Instance.relative_path,
             Instance.reason_code,
             Instance.calling_ae_title,
-        ).where(Instance.sop_instance_uid == received.sop_instance_uid, Instance.sha256 == received.sha256)
-    ).one_or_none()
+        ).where(Instance.sop_instance_uid == received.sop_instance_uid)
+    ).all()
+    same = next((row for row in earlier if row.sha256 == received.sha256), None)
     if same is not None:
         return _again(session, same, received, now, on_disk)
-    earlier = session.execute(
-        select(Instance.study_id, Instance.role).where(Instance.sop_instance_uid == received.sop_instance_uid)
-    ).all()
-    conflict = any(row.role is Role.SOURCE for row in earlier) and received.role == "source"
+    sources = [row for row in earlier if row.role is Role.SOURCE]
+    conflict = bool(sources) and received.role == "source"
     reason_code = ReasonCode.REVISION_CONFLICT if conflict else received.reason_code
     instance = Instance(
         study_id=study_id,
@@ -77,11 +78,16 @@ def record_instance(
             became=f"revision {instance.revision}",
             why=Reason.of(ReasonCode.REVISION_CONFLICT),
         )
-    elsewhere = conflict and all(row.study_id != study_id for row in earlier)
     if received.role == "source":
-        # Known under another study: results would carry that study's identity, so none are made; an
-        # analysis is opened only where the study would otherwise have no end at all (the tick fails it).
-        opens = not conflict or (elsewhere and not _has_analysis(session, study_id))
+        here = [row for row in sources if row.study_id == study_id]
+        if not conflict:
+            opens = True
+        elif here:  # opens nothing, unless it comes in place of files that are lost
+            opens = all(row.reason_code is ReasonCode.SPOOL_MISSING for row in here)
+        else:
+            # Known under another study: results would carry that study's identity, so none are made; an
+            # analysis is opened only where this study would otherwise have no end (the tick fails it).
+            opens = not _has_analysis(session, study_id)
         _due(session, study_id, instance.calling_ae_title, now, opens)
     return Recorded(instance.id, study_id, True, instance.revision)
 
@@ -136,12 +142,15 @@ def _study(session: Session, received: ReceivedInstance, now: datetime) -> int:
         "received_at": now,
         "updated_at": now,
     }
-    session.execute(insert(Study).values(values).on_conflict_do_nothing())
-    row = session.execute(
+    locked = (
         select(Study.id, Study.accession_number, Study.patient_id)
         .where(Study.study_instance_uid == received.study_instance_uid)
         .with_for_update(key_share=True)
-    ).one()
+    )
+    row = session.execute(locked).one_or_none()
+    if row is None:
+        session.execute(insert(Study).values(values).on_conflict_do_nothing())
+        row = session.execute(locked).one()
     changes: dict[str, Any] = {"updated_at": now}
     if received.role == "source":  # demographics come from the latest image
         if row.accession_number != accession_number and accession_number:
