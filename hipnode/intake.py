@@ -56,6 +56,7 @@ class Pace:
     max_attempts: int = 3
     deadline_s: float = 3600
     give_up_s: float = 86400
+    longest_pause_s: float = 900
 
 
 class Intake:
@@ -164,7 +165,13 @@ class Intake:
         pace = self._pace
         with ledger.transaction(self._sessions) as session:
             report = ledger.sweep(
-                session, self._clock(), pace.lease_s, pace.max_attempts, pace.deadline_s, pace.give_up_s
+                session,
+                self._clock(),
+                pace.lease_s,
+                pace.max_attempts,
+                pace.deadline_s,
+                pace.give_up_s,
+                pace.longest_pause_s,
             )
         if report.leases_expired or report.overdue:
             logger.warning("work taken back", leases=report.leases_expired, overdue=report.overdue)

@@ -51,6 +51,7 @@ class StoredFile:
 class Spool:
     """The files under one folder; several processes may share it.
 
+    low_water_bytes: with less space left, nothing more is received; results are still written.
     instances/ what was received · results/ what was built · incoming/ `*.part`, not whole yet ·
     quarantine/ what could not be identified, each with a `.json` that says why
     """
@@ -99,7 +100,10 @@ class Spool:
             return incoming.keep()
 
     def write_result(self, dataset: "Dataset") -> StoredFile:
-        """Keep a result object, in its own transfer syntax or explicit VR little endian. Raises SpoolFull."""
+        """Keep a result object, in its own transfer syntax or explicit VR little endian.
+
+        Raises SpoolFull when the disk is full; the low-water mark does not hold it up.
+        """
         syntax = (
             getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None) or EXPLICIT_LITTLE_ENDIAN
         )
@@ -209,7 +213,8 @@ class Incoming:
         self._file: io.FileIO | None = None
         try:
             free = spool.free_bytes()
-            if free < spool.low_water_bytes:
+            # Results pass: what is in the house must come to its end, and its answer is small.
+            if folder != "results" and free < spool.low_water_bytes:
                 raise SpoolFull(f"The disk of the spool has {free >> 20} MiB left, below its low-water mark.")
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = io.FileIO(os.open(self._part, flags, 0o600), "wb")

@@ -12,6 +12,7 @@ from hipnode import ledger, logs, migrations
 from hipnode.children import Children
 from hipnode.cli.doors import configure_queue
 from hipnode.destinations import load_destinations
+from hipnode.errors import PackageError
 from hipnode.installation import installation_uid
 from hipnode.intake import Intake, Pace, reconcile
 from hipnode.packages import find_packages
@@ -63,12 +64,7 @@ def serve() -> None:
     make = ledger.sessions(settings.database)
     configure_queue(settings)
     spool = Spool(settings.spool, settings.low_water_bytes)
-    packages = {p.id: p.sha256 for p in find_packages(settings.package_folders, verify=False).values()}
-    limits = Limits(
-        max_associations=settings.max_associations,
-        max_instance_bytes=settings.max_instance_bytes,
-        backlog_limit=settings.backlog_limit,
-    )
+    packages, limits = _packages(settings), _limits(settings)
     children = Children(
         1, settings.decode_timeout_s, settings.decode_memory_bytes, settings.decode_max_pixels
     )
@@ -103,7 +99,29 @@ def serve() -> None:
         web.stop()
 
 
+def _packages(settings: Settings) -> dict[str, str]:
+    """Id -> SHA-256 of the usable packages. A broken one is the workers' trouble: studies still come in."""
+    problems: list[PackageError] = []
+    found = find_packages(settings.package_folders, verify=False, problems=problems)
+    for problem in problems:
+        log.error("model package left out", why=str(problem))
+    return {package.id: package.sha256 for package in found.values()}
+
+
+def _limits(settings: Settings) -> Limits:
+    most = settings.max_associations
+    return Limits(
+        max_associations=most,
+        # one PACS may open them all, and knock again while it is told to wait
+        max_connections_per_peer=max(Limits.max_connections_per_peer, 2 * most),
+        max_unassociated=max(Limits.max_unassociated, 2 * most),
+        max_instance_bytes=settings.max_instance_bytes,
+        backlog_limit=settings.backlog_limit,
+    )
+
+
 def _pace(settings: Settings) -> Pace:
+    retry_s = settings.retry_s * 2.0 ** min(settings.max_attempts, 20)
     return Pace(
         stable_age_s=settings.stable_age_s,
         stable_cap_s=settings.stable_cap_s,
@@ -113,6 +131,7 @@ def _pace(settings: Settings) -> Pace:
         max_attempts=settings.max_attempts,
         deadline_s=settings.analysis_deadline_s,
         give_up_s=settings.delivery_give_up_s,
+        longest_pause_s=max(900, 2 * settings.delivery_retry_cap_s, retry_s),
     )
 
 
