@@ -176,9 +176,9 @@ class Intake:
         if report.leases_expired or report.overdue:
             logger.warning("work taken back", leases=report.leases_expired, overdue=report.overdue)
         if report.analyses_due:
-            queue.ring_if_quiet(queue.ANALYSE)
+            queue.ring_analyse()
         if report.notices_due or report.deliveries_due:
-            queue.ring_if_quiet(queue.DELIVER)
+            queue.ring_deliver()
         return report
 
     def _close(self, opened: OpenAnalysis) -> bool:

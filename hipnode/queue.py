@@ -205,17 +205,21 @@ class Bell:
         self._connection: Connection | None = None
 
     def ring(self, queue: str) -> bool:
-        """Ring once. False when the broker did not take it; nothing is lost, the sweep rings again."""
+        """Ring, unless enough bells wait already, so that they never pile up where no worker lives.
+
+        False when the broker did not take it; nothing is lost, the sweep rings again.
+        """
         with self._lock:
             try:
-                app.send_task(
-                    TASKS[queue],
-                    queue=queue,
-                    expires=BELL_LASTS_S,
-                    retry=False,
-                    connection=self._open(),
-                    ignore_result=True,
-                )
+                if self._waiting(queue) < ENOUGH_BELLS:
+                    app.send_task(
+                        TASKS[queue],
+                        queue=queue,
+                        expires=BELL_LASTS_S,
+                        retry=False,
+                        connection=self._open(),
+                        ignore_result=True,
+                    )
             except _FAILURES as error:
                 logger.warning("bell not rung", queue=queue, why=type(error).__name__)
                 self._drop()
@@ -226,8 +230,7 @@ class Bell:
         """How many bells wait in the queue; None when the broker does not say."""
         with self._lock:
             try:
-                with self._open().channel() as channel:
-                    return int(channel.queue_declare(queue=queue).message_count)
+                return self._waiting(queue)
             except _FAILURES as error:
                 logger.warning("broker does not answer", queue=queue, why=type(error).__name__)
                 self._drop()
@@ -237,6 +240,10 @@ class Bell:
         """Let the connection go."""
         with self._lock:
             self._drop()
+
+    def _waiting(self, queue: str) -> int:
+        with self._open().channel() as channel:
+            return int(channel.queue_declare(queue=queue).message_count)
 
     def _open(self) -> Connection:
         if self._connection is None:
@@ -275,12 +282,6 @@ def ring_analyse() -> bool:
 def ring_deliver() -> bool:
     """Tell the deliver workers that something is due. Never raises; False when nobody heard."""
     return bell().ring(DELIVER)
-
-
-def ring_if_quiet(queue: str) -> bool:
-    """Ring unless enough bells wait already: what the sweep does. Never raises."""
-    waiting = bell().waiting(queue)
-    return waiting is not None and waiting < ENOUGH_BELLS and bell().ring(queue)
 
 
 def purge_stale(older_than_s: float = 2 * BELL_LASTS_S) -> int:

@@ -95,7 +95,8 @@ def test_a_worker_hears_only_its_queue(broker: str, start_worker) -> None:
     assert queue.bell().waiting(queue.ANALYSE) == 1
 
 
-def test_bells_rung_by_many_processes_all_arrive_on_files(tmp_path: Path, start_worker) -> None:
+def test_bells_rung_by_many_all_arrive_on_files(tmp_path: Path, start_worker, monkeypatch) -> None:
+    monkeypatch.setattr(queue, "ENOUGH_BELLS", 1000)
     queue.configure("filesystem://", tmp_path / "broker")
     process, heard = start_worker("filesystem://", "analyse")
     ringers = [
@@ -180,8 +181,7 @@ def test_an_expired_bell_is_not_answered(tmp_path: Path, start_worker, monkeypat
 
 
 def test_bells_nobody_takes_do_not_pile_up(broker: str) -> None:
-    rung = [queue.ring_if_quiet(queue.ANALYSE) for _ in range(queue.ENOUGH_BELLS + 5)]
-    assert rung == [True] * queue.ENOUGH_BELLS + [False] * 5
+    assert all(queue.ring_analyse() for _ in range(queue.ENOUGH_BELLS + 5))
     assert queue.bell().waiting(queue.ANALYSE) == queue.ENOUGH_BELLS
 
 
@@ -210,7 +210,6 @@ def test_ringing_without_a_broker_is_quick_and_quiet(redis: Redis, tmp_path: Pat
     start = time.monotonic()
     assert not queue.ring_analyse()
     assert not queue.ring_deliver()
-    assert not queue.ring_if_quiet(queue.DELIVER)
     assert time.monotonic() - start < 8
     redis.start()
     assert queue.ring_analyse()

@@ -161,8 +161,8 @@ def test_a_worker_hears_again_soon_after_its_broker_was_away(one: Node, archive:
         redis.start()
 
         def swept() -> bool:  # what the sweep does every ten seconds
-            queue.ring_if_quiet(queue.ANALYSE)
-            queue.ring_if_quiet(queue.DELIVER)
+            queue.ring_analyse()
+            queue.ring_deliver()
             return ended(one, analysis_id)()
 
         wait_for(swept, "the study is delivered", 30, every_s=1)
