@@ -255,3 +255,14 @@ def test_replay_opens_the_next_analysis_once(worked):
     detail = json.loads(run("studies", "show", "BAD", "--json").output)
     assert [a["number"] for a in detail["analyses"]] == [2, 1]
     assert detail["analyses"][0]["status"] == "delivering"
+
+
+def test_results_that_had_nowhere_to_go_are_sent_by_a_replay_once_there_is_a_destination(site: Path) -> None:
+    with Children(1, 30, 2 * 2**30, 64 * 10**6) as children, pipeline(site, children) as made:
+        made.receive(make_radiograph(AccessionNumber="ALONE"))
+        made.queue_studies()
+        made.analyse.run()
+        assert "Nothing was left to send" in run("replay", "ALONE").output
+        text = '[[destination]]\nname = "PACS"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
+        (site / "data" / "destinations.toml").write_text(text)
+        assert "2 to send" in run("replay", "ALONE").output

@@ -3,7 +3,7 @@
 import getpass
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from hipnode import ledger
 from hipnode.cli.doors import open_ledger, ring_bells
 from hipnode.cli.screen import screen
+from hipnode.destinations import Destination, load_destinations, routes_for
 from hipnode.settings import load_settings
 from hipnode.status import AnalysisStatus, Outcome, ReasonCode
 
@@ -221,7 +222,7 @@ def replay(
     if bool(study) == failed:
         raise typer.BadParameter("Name studies, or say --failed (not both).")
     now, settings = datetime.now(UTC), load_settings()
-    make = open_ledger(settings)
+    make, destinations = open_ledger(settings), load_destinations(settings.destinations)
     with ledger.reading(make) as session:
         if failed:
             rows = ledger.list_studies(session, [AnalysisStatus.FAILED], since_instant(since, now))
@@ -234,7 +235,14 @@ def replay(
             done = (
                 ledger.plan_replay(session, row.study_id, step)
                 if dry_run
-                else ledger.open_replay(session, row.study_id, step, getpass.getuser(), now)
+                else ledger.open_replay(
+                    session,
+                    row.study_id,
+                    step,
+                    getpass.getuser(),
+                    now,
+                    _routes(session, row.study_id, destinations),
+                )
             )
         said.append({"study_id": row.study_id, "from": step, "number": done.number, "said": done.said})
     if said and not dry_run:
@@ -246,6 +254,22 @@ def replay(
     else:
         for one in said:
             typer.echo(f"study {one['study_id']}: {one['said']}")
+
+
+def _routes(
+    session: Session, study_id: int, destinations: Sequence[Destination]
+) -> list[ledger.Route] | None:
+    """Where results that never went anywhere are to go now; None for those that did: to the same places."""
+    detail = ledger.show_study(session, study_id)
+    results = [result for analysis in detail.analyses for result in analysis.results] if detail else []
+    if not results or any(result.deliveries for result in results):
+        return None
+    from hipnode.results import variant_of  # the other commands need not wait for it
+
+    return [
+        ledger.Route(one.name, one.kinds, {k: variant_of(k, one.sr_class, one.sc_max_px) for k in one.kinds})
+        for one in routes_for(destinations, *ledger.last_sender(session, study_id))
+    ]
 
 
 _NOT_DELIVERED = {
