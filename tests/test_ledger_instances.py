@@ -198,6 +198,20 @@ def test_the_sender_of_an_adopted_file_is_learnt(journey: Journey) -> None:
     assert (claim.calling_ae_title, claim.peer_address) == ("CR7", "10.0.0.9")
 
 
+def test_an_adopted_study_that_went_nowhere_is_looked_at_again_for_its_sender(journey: Journey) -> None:
+    journey.receive("1.2", "1.2.9.1", calling_ae_title="", peer_address="")
+    journey.later(11).close()
+    (claim,) = journey.claim()
+    assert journey.tell(claim, routes=()).status is AnalysisStatus.COMPLETED
+    for _ in range(2):
+        again = journey.receive("1.2", "1.2.9.1", calling_ae_title="CR7", peer_address="10.0.0.9")
+        assert not again.fresh
+    assert [a.number for a in journey.show().analyses] == [2, 1]
+    journey.later(11).close()
+    (claim,) = journey.claim()
+    assert claim.calling_ae_title == "CR7"
+
+
 def test_demographics_come_from_the_latest_image(journey: Journey) -> None:
     journey.receive(patient_id="P1", accession_number="A1")
     journey.receive(patient_id="P2", accession_number="A2")

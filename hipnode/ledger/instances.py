@@ -109,6 +109,8 @@ def _again(
             sender = {"calling_ae_title": fit(received.calling_ae_title, 16)}
             sender |= {"peer_address": fit(received.peer_address, 64)}
             session.execute(update(Instance).where(Instance.id == same.id).values(sender))
+            if _went_nowhere(session, same.study_id):  # nobody knew whose study it was: now a place may
+                _due(session, same.study_id, sender["calling_ae_title"], now, opens=True)
         spare = mine if mine != same.relative_path else None
         return Recorded(same.id, same.study_id, False, same.revision, spare)
     code = ReasonCode.REVISION_CONFLICT if same.revision > 1 else None
@@ -171,6 +173,12 @@ def _study(session: Session, received: ReceivedInstance, now: datetime) -> int:
 
 def _has_analysis(session: Session, study_id: int) -> bool:
     return session.scalar(select(Analysis.id).where(Analysis.study_id == study_id).limit(1)) is not None
+
+
+def _went_nowhere(session: Session, study_id: int) -> bool:
+    latest = select(Analysis.reason_code).where(Analysis.study_id == study_id)
+    latest = latest.order_by(Analysis.number.desc(), Analysis.id.desc()).limit(1)
+    return session.scalar(latest) is ReasonCode.NO_DESTINATION
 
 
 def _due(session: Session, study_id: int, who: str, now: datetime, opens: bool) -> None:
