@@ -11,6 +11,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
+from hipnode import logs
 from hipnode.scp import AllowedPeers, Limits, start_scp
 from hipnode.spool import Spool
 from tests.bench.site import load
@@ -80,6 +82,8 @@ class Films:
 
 
 def _serve(folder: Path, pipe: Connection) -> None:
+    sys.stderr = (folder / "serve.log").open("w")  # it logs as a node does, but not into the table
+    logs.configure(json_lines=True)
     spool = Spool(folder / "spool")
     sessions = open_ledger(f"sqlite:///{folder / 'ledger.db'}")
     scp = start_scp(
@@ -180,7 +184,6 @@ def measure(rounds: int = 7) -> dict[int, dict[str, list[float]]]:
     storescu, program = find_program("storescu"), find_program("storescp")
     if storescu is None:
         raise SystemExit("storescu (dcmtk) is not installed: nothing can be measured.")
-    speeds: dict[int, dict[str, list[float]]] = {senders: {} for senders in SENDERS}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         folders = {who: folder / who for who in ("films", "hipnode", "orthanc", "storescp")}
@@ -192,6 +195,7 @@ def measure(rounds: int = 7) -> dict[int, dict[str, list[float]]]:
             targets.append(stack.enter_context(orthanc(folders["orthanc"])))
         if program is not None:
             targets.append(stack.enter_context(storescp(folders["storescp"], program)))
+        speeds = {n: {target.name: [] for target in targets} for n in SENDERS}
         for turn in range(rounds + 1):
             for senders in SENDERS:
                 for target in targets[turn % len(targets) :] + targets[: turn % len(targets)]:
@@ -200,7 +204,7 @@ def measure(rounds: int = 7) -> dict[int, dict[str, list[float]]]:
                     os.sync()  # nobody's dirty pages slow down whoever is next
                     if turn:  # the first round warms up
                         speed = senders * IMAGES_PER_SENDER / seconds
-                        speeds[senders].setdefault(target.name, []).append(speed)
+                        speeds[senders][target.name].append(speed)
     return speeds
 
 
