@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import faults, ledger, queue
+from hipnode.children import PERHAPS_NOT_THE_IMAGE
 from hipnode.errors import IllegalTransition, ImageRejected, LedgerDown, SpoolMissing, StoreRefused
 from hipnode.findings import Reason
 from hipnode.identity import read_identity
@@ -190,9 +191,12 @@ class Intake:
             return False
         facts, rejected = self._look(images)
         if not facts:
-            # a limit that was hit may be the machine's fault: it is busy, the file is not damaged
-            limited = any(error.code is ReasonCode.DECODE_LIMIT for error in rejected.values())
-            if not limited or not self._again(opened, _LIMIT_TRIES):
+            # a limit that was hit, or a child that was killed, may be the machine's fault and not the file's
+            perhaps_not_the_file = any(
+                error.code is ReasonCode.DECODE_LIMIT or error.sentence in PERHAPS_NOT_THE_IMAGE
+                for error in rejected.values()
+            )
+            if not perhaps_not_the_file or not self._again(opened, _LIMIT_TRIES):
                 first = next(iter(rejected.values()))
                 self._end(opened, Reason(first.code, first.sentence))
             return False
@@ -231,10 +235,13 @@ class Intake:
             with ledger.transaction(self._sessions) as session:
                 if not chosen.packages:
                     ledger.end_not_applicable(session, opened, chosen.reason, chosen.decisions, now)
+                seen = [decision.instance_id for decision in chosen.decisions]
                 for number, package_id in enumerate(chosen.packages):
-                    put = ledger.queue_sibling if number else ledger.queue_analysis
-                    sha256 = self._packages.get(package_id)
-                    put(session, opened, package_id, sha256, chosen.for_package(package_id), now)
+                    sha256, mine = self._packages.get(package_id), chosen.for_package(package_id)
+                    if number:
+                        ledger.queue_sibling(session, opened, package_id, sha256, mine, now)
+                    else:
+                        ledger.queue_analysis(session, opened, package_id, sha256, mine, now, seen)
         except IllegalTransition:  # an image came meanwhile, or another node was quicker
             return False
         faults.point("intake.booked")

@@ -58,12 +58,14 @@ def queue_analysis(
     package_sha256: str | None,
     decisions: Sequence[ImageDecision],
     now: datetime,
+    seen: Collection[int] = (),
 ) -> None:
     """RECEIVING -> QUEUED: pin the package and the images, due now.
 
     package_sha256 None: this process does not have the package; the worker that claims pins its own.
     Raises IllegalTransition when an image came since `opened` was read: the study is not stable. With
     `opened.over` it is closed all the same, and the next number opened for what came.
+    seen: ids of instances looked at that have no decision here, because another package reads them.
     """
     if opened.over:
         opened = _as_it_is(session, opened)
@@ -76,7 +78,7 @@ def queue_analysis(
     )
     _keep_decisions(session, opened.analysis_id, decisions)
     if opened.over:
-        _open_for_late(session, opened, decisions, now)
+        _open_for_late(session, opened, {*seen, *(d.instance_id for d in decisions)}, now)
 
 
 def _as_it_is(session: Session, opened: OpenAnalysis) -> OpenAnalysis:
@@ -88,10 +90,7 @@ def _as_it_is(session: Session, opened: OpenAnalysis) -> OpenAnalysis:
     return replace(opened, fence=fence)
 
 
-def _open_for_late(
-    session: Session, opened: OpenAnalysis, decisions: Sequence[ImageDecision], now: datetime
-) -> None:
-    decided = {d.instance_id for d in decisions}
+def _open_for_late(session: Session, opened: OpenAnalysis, decided: Collection[int], now: datetime) -> None:
     if any(image.instance_id not in decided for image in sources_of_study(session, opened.study_id)):
         open_analysis(
             session, opened.study_id, opened.owner, now, why="images came while the study was closed"
@@ -152,7 +151,7 @@ def end_not_applicable(
     advance(session, holder, AnalysisStatus.NOT_APPLICABLE, now, reason)
     _keep_decisions(session, holder.analysis_id, decisions)
     if isinstance(holder, OpenAnalysis) and holder.over:
-        _open_for_late(session, holder, decisions, now)
+        _open_for_late(session, holder, {d.instance_id for d in decisions}, now)
 
 
 def fail(session: Session, holder: Holder, reason: Reason, now: datetime) -> None:
