@@ -4,11 +4,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import FileDataset
-from pynetdicom import AE, build_context
 from sqlalchemy.orm import Session, sessionmaker
 
-from hipnode import ledger
+from hipnode import ledger, scu
 from hipnode.cli.studies import as_json
+from hipnode.destinations import RemoteAE
 from tests.peers import free_port, stop, wait_for
 
 PARTS = {
@@ -32,6 +32,7 @@ PARTS = {
 # The same processes with a detector that needs no torch, for tests that start them often.
 FAKE_PARTS = PARTS | {name: ["-m", "tests.worker_process", "analyse"] for name in ("analyse-1", "analyse-2")}
 ROOT = Path(__file__).parents[1]
+_PATIENCE = scu.Timeouts(connect_s=5, acse_s=10, dimse_s=20, network_s=20)
 
 
 def site_selection(folder: Path, package: str) -> Path:
@@ -113,44 +114,21 @@ class Node:
         """Wait until the SCP takes a C-ECHO."""
         wait_for(self.echo, "the node answers C-ECHO", 60)
 
-    def _connectable(self) -> bool:
-        # pynetdicom leaves its socket open when a connection is refused: look first
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
     def echo(self) -> bool:
         """Whether the SCP answers a C-ECHO now."""
-        if not self._connectable():
-            return False
-        ae = AE("TESTER")
-        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
-        assoc = ae.associate(
-            "127.0.0.1", self.port, contexts=[build_context("1.2.840.10008.1.1")], ae_title="HIPNODE"
-        )
-        if not assoc.is_established:
-            return False
-        status = assoc.send_c_echo()
-        assoc.release()
-        return "Status" in status and status.Status == 0
+        return scu.echo(self._remote, "TESTER", _PATIENCE).ok
 
     def store(self, ds: FileDataset, calling: str = "MODALITY") -> int | None:
         """Send one instance; the peer's status, or None when the connection was lost."""
-        if not self._connectable():
-            return None
-        ae = AE(calling)
-        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
-        context = build_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)
-        assoc = ae.associate("127.0.0.1", self.port, contexts=[context], ae_title="HIPNODE")
-        if not assoc.is_established:
-            return None
-        try:
-            status = assoc.send_c_store(ds)
-            return int(status.Status) if "Status" in status else None
-        except (RuntimeError, OSError):
-            return None
-        finally:
-            if assoc.is_established:
-                assoc.release()
+        path = self.folder / f"{uuid.uuid4().hex}.dcm"
+        ds.save_as(path, enforce_file_format=True)
+        (outcome,) = scu.send([scu.Outgoing(0, path)], self._remote, calling, timeouts=_PATIENCE)
+        path.unlink()
+        return outcome.peer_status
+
+    @property
+    def _remote(self) -> RemoteAE:
+        return RemoteAE("HIPNODE", "127.0.0.1", self.port)
 
     def store_until_kept(self, ds: FileDataset, timeout_s: float = 60) -> int:
         """Send as a modality would: again until the node says 0x0000. Returns how often it was sent."""
