@@ -1,11 +1,12 @@
 """Replay: a study is put back to work once, whoever asks how often, and nothing is sent twice."""
 
 import pytest
+from sqlalchemy.orm import Session
 
 from hipnode import ledger
 from hipnode.findings import Reason
 from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
-from tests.ledger_steps import PACS, Journey, empty_sqlite, journey, make, postgres_ledger, result
+from tests.ledger_steps import PACS, Journey, decided, empty_sqlite, journey, make, postgres_ledger, result
 from tests.test_ledger_deliveries import ARCHIVE, statuses
 from tests.test_ledger_moves import at_once
 
@@ -167,3 +168,25 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(journey: Journey) -> No
     before = journey.show()
     assert journey.do(ledger.plan_replay, 1, "deliver").number == 2
     assert journey.show() == before
+
+
+def test_of_two_packages_the_one_that_failed_is_shown_and_sent_again(journey: Journey) -> None:
+    journey.receive()
+    journey.later(11)
+    (one,) = journey.do(ledger.studies_due_to_close, journey.now, 10, 300)
+
+    def both(session: Session) -> None:
+        ledger.queue_analysis(session, one, "hip", None, [decided(1)], journey.now)
+        ledger.queue_sibling(session, one, "pelvis", None, [decided(1)], journey.now)
+
+    journey.do(both)
+    for verdict, package in (("refused", "hip"), ("delivered", "pelvis")):
+        (claim,) = journey.do(ledger.claim_analyses, {package: "f" * 64}, 10, 120, "w:1", journey.now)
+        journey.tell(claim)
+        journey.send(verdict)
+    (row,) = journey.do(ledger.list_studies, [A.FAILED])
+    assert (row.package_id, row.reason_code) == ("hip", ReasonCode.DESTINATION_REFUSED)
+    done = journey.do(ledger.open_replay, 1, "deliver", "ann", journey.now)
+    assert "2 to send" in done.said
+    assert journey.send("delivered") == {done.analysis_id: A.COMPLETED}
+    assert journey.show().summary.status is A.COMPLETED

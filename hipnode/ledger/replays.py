@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import inspect, select, update
+from sqlalchemy import case, inspect, select, update
 from sqlalchemy.orm import Session
 
 from hipnode.ledger.deliveries import settle
@@ -75,10 +75,11 @@ def _plan(session: Session, study_id: int, from_: str) -> tuple[Replay, int | No
         if not sources_of_study(session, study_id):
             return Replay(None, None, "Nothing done: the study has no image that was kept."), None
         return Replay(None, number, f"Analysis {number}: selection, analysis and delivery anew."), None
+    failed = case((Analysis.status == AnalysisStatus.FAILED, 1), else_=0)  # of several packages' looks
     with_results = session.scalar(
         select(Analysis.id)
         .where(Analysis.study_id == study_id, Analysis.id.in_(select(AnalysisResult.analysis_id)))
-        .order_by(Analysis.number.desc(), Analysis.id.desc())
+        .order_by(Analysis.number.desc(), failed.desc(), Analysis.id.desc())
         .limit(1)
     )
     if with_results is None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, select
 from sqlalchemy.orm import Session, aliased
 
 from hipnode.findings import Reason
@@ -43,6 +43,7 @@ def list_studies(
 ) -> list[StudySummary]:
     """The worklist: each study with its latest analysis, what changed last first.
 
+    Of several packages that looked under the same number, one that failed is shown.
     status: only studies whose latest analysis is in one of these; since: only those changed since then.
     A study without an analysis (no radiograph in it) has status None and its instances' reason.
     """
@@ -90,10 +91,11 @@ def show_study(session: Session, study_id: int) -> StudyDetail | None:
 
 def _summaries() -> Select[*tuple[Any, ...]]:
     latest = aliased(Analysis)
+    failed = case((latest.status == AnalysisStatus.FAILED, 1), else_=0)
     latest_id = (
         select(latest.id)
         .where(latest.study_id == Study.id)
-        .order_by(latest.number.desc(), latest.id.desc())
+        .order_by(latest.number.desc(), failed.desc(), latest.id.desc())
         .limit(1)
         .scalar_subquery()
     )
