@@ -5,9 +5,10 @@ gets the values it needs as arguments.
 """
 
 import os
+import re
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hipnode.errors import SettingsError
@@ -94,6 +95,22 @@ class Settings(BaseSettings):
 
     log_json: bool = Field(False, description="Log one JSON object a line instead of text")
 
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, url: str) -> str:
+        # The usual short form would ask SQLAlchemy for a driver that is not ours.
+        url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+        if url and not url.startswith(("postgresql+psycopg://", "sqlite:///")):
+            raise ValueError("write postgresql://user@host/name, sqlite:////path/to/file, or leave it empty")
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_url(cls, url: str) -> str:
+        if url and not re.match(r"(rediss?|sentinel|amqps?|filesystem|memory)://", url):
+            raise ValueError("write redis://host:6379/0, or leave it empty for files in the data folder")
+        return url
+
     @property
     def database(self) -> str:
         """The SQLAlchemy URL in force."""
@@ -132,7 +149,9 @@ def load_settings() -> Settings:
         return Settings(_env_file=file or "hipnode.env")  # type: ignore[call-arg]  # pydantic-settings adds it
     except ValidationError as error:
         lines = [
-            f"HIPNODE_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg']} (it is {e['input']!r})"
+            f"HIPNODE_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            # a URL may hold a password
+            + ("" if str(e["loc"][-1]).endswith("_url") else f" (it is {e['input']!r})")
             for e in error.errors()
         ]
         raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from error

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from hipnode.errors import SettingsError
+
 log = structlog.get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _RESTART_AFTER_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _HEALTHY_AFTER_S = 60.0
+_WRONG_USE = 2
 
 
 @dataclass
@@ -27,6 +30,7 @@ class _Part:
     started: float = 0.0
     due: float = 0.0
     failures: int = field(default=0)
+    starts: int = 0
 
 
 def _die_with_parent() -> None:
@@ -43,7 +47,11 @@ class Supervisor:
         self._ending = threading.Event()
 
     def run(self) -> None:
-        """Watch the parts until SIGTERM or SIGINT, then end them."""
+        """Watch the parts until SIGTERM or SIGINT, then end them.
+
+        Raises SettingsError when a part says at its first start that its settings cannot be used: to start
+        it again would not help. Later the others are worth more than a quick end.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ending.set())
         try:
@@ -60,6 +68,8 @@ class Supervisor:
             code = part.process.poll()
             if code is None:
                 return
+            if code == _WRONG_USE and part.starts == 1:
+                raise SettingsError(f"hipnode {' '.join(part.arguments)} cannot start; it says why above.")
             if now - part.started > _HEALTHY_AFTER_S:
                 part.failures = 0
             pause = _RESTART_AFTER_S[min(part.failures, len(_RESTART_AFTER_S) - 1)]
@@ -67,7 +77,7 @@ class Supervisor:
             part.process, part.due = None, now + pause
             log.warning("part ended, starting it again", part=part.name, exit_code=code, in_s=pause)
         if part.process is None and now >= part.due:
-            part.started = now
+            part.started, part.starts = now, part.starts + 1
             part.process = subprocess.Popen(
                 [sys.executable, "-m", "hipnode", *part.arguments],
                 # torch's threads wait by spinning unless told otherwise, and starve their neighbours

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import anyio
-import structlog
 import uvicorn
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
@@ -23,8 +22,6 @@ from starlette.routing import Route
 from hipnode import __version__, ledger
 from hipnode.errors import HipnodeError
 from hipnode.spool import Spool
-
-logger = structlog.get_logger(__name__)
 
 CHECK_WITHIN_S = 3.0
 
@@ -143,5 +140,4 @@ def start_web(host: str, port: int, *, sessions: sessionmaker[Session], spool: S
         raise
     web = Web(make_app(checks_of(sessions, spool, scp)), listener)
     web.start()
-    logger.info("web.listening", host=host, port=web.port)
     return web

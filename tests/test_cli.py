@@ -1,6 +1,7 @@
 """The command line: what it prints, how it exits, and that wrong input gets one sentence."""
 
 import json
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +51,9 @@ def ended(
 ) -> tuple[Any, str]:
     """Exit code and standard error of the real door, where errors become sentences."""
     monkeypatch.setattr("sys.argv", ["hipnode", *arguments])
+    # What a command sets up for its process, the test's keeps.
+    monkeypatch.setattr("hipnode.logs.configure", lambda _: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as stopped:
         main()
     return stopped.value.code, capsys.readouterr().err
@@ -125,6 +129,51 @@ def test_an_unprepared_database_says_db_upgrade(site, monkeypatch, capsys):
     assert "hipnode db upgrade" in error
 
 
+@pytest.mark.parametrize("command", [("up",), ("serve",), ("worker", "deliver"), ("db", "upgrade")])
+def test_a_data_folder_that_cannot_be_made_is_named(site, monkeypatch, capsys, command):
+    (site / "file").touch()
+    monkeypatch.setenv("HIPNODE_DATA", str(site / "file" / "data"))
+    code, error = ended(monkeypatch, capsys, *command)
+    assert code in (1, 2)
+    assert str(site / "file" / "data") in error
+    assert "Not a directory" in error
+
+
+@pytest.mark.parametrize("setting", ["HIPNODE_PORT", "HIPNODE_HTTP_PORT"])
+@pytest.mark.parametrize("command", ["up", "serve"])
+def test_a_taken_port_is_named_with_its_setting(ledger_site, monkeypatch, capsys, command, setting):
+    for name in ("HIPNODE_PORT", "HIPNODE_HTTP_PORT"):
+        monkeypatch.setenv(name, "0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv(setting, str(port))
+        code, error = ended(monkeypatch, capsys, command)
+    assert code == 1
+    assert f"port {port}" in error
+    assert setting in error
+
+
+def test_a_destinations_file_that_is_named_must_be_there(ledger_site, monkeypatch, capsys):
+    monkeypatch.setenv("HIPNODE_DESTINATIONS_FILE", "nowhere.toml")
+    code, error = ended(monkeypatch, capsys, "serve")
+    assert code == 2
+    assert "nowhere.toml, which is not there" in error
+
+
+def test_a_worker_asks_for_a_prepared_database(site, monkeypatch, capsys):
+    code, error = ended(monkeypatch, capsys, "worker", "deliver")
+    assert code == 2
+    assert "hipnode db upgrade" in error
+
+
+def test_an_absent_device_is_wrong_use_also_without_a_package(ledger_site, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.setattr("workers.runtime.find_packages", lambda *_, **__: {})
+    code, error = ended(monkeypatch, capsys, "worker", "analyse", "--device", "cuda:63")
+    assert code == 2
+    assert "cuda:63 is not there" in error
+
+
 def test_an_empty_worklist_says_so(ledger_site):
     assert "No studies" in run("studies", "list").output
     assert json.loads(run("studies", "list", "--json").output) == []
@@ -162,6 +211,10 @@ def test_since_reads_spans_and_instants(text, expected):
 def test_since_that_is_neither_is_wrong_use():
     with pytest.raises(typer.BadParameter, match="yesterday"):
         since_instant("yesterday", NOW)
+    with pytest.raises(typer.BadParameter, match="before the calendar"):
+        since_instant("9999999d", NOW)
+    with pytest.raises(typer.BadParameter, match="before the calendar"):
+        since_instant("99999999999d", NOW)
 
 
 def test_explain_prints_the_rule_and_every_vote(site):

@@ -48,3 +48,14 @@ def test_a_missing_settings_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HIPNODE_ENV_FILE", str(tmp_path / "nowhere.env"))
     with pytest.raises(SettingsError, match=r"nowhere\.env"):
         load_settings()
+
+
+def test_urls_name_what_the_node_speaks_and_no_password_is_quoted(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIPNODE_DATABASE_URL", "postgresql://node@db/hipnode")
+    assert load_settings().database == "postgresql+psycopg://node@db/hipnode"
+    monkeypatch.setenv("HIPNODE_DATABASE_URL", "mysql://node:secret@db/hipnode")
+    monkeypatch.setenv("HIPNODE_BROKER_URL", "redsi://:secret@broker")
+    with pytest.raises(SettingsError, match=r"(?s)HIPNODE_DATABASE_URL.*HIPNODE_BROKER_URL") as wrong:
+        load_settings()
+    assert "secret" not in str(wrong.value)

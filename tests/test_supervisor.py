@@ -24,12 +24,12 @@ supervisor.Supervisor([("a", [sys.argv[1]]), ("b", [sys.argv[2]])]).run()
 """
 
 
-def start(tmp_path: Path) -> tuple["subprocess.Popen[bytes]", Path, Path]:
+def start(tmp_path: Path, part: str = PART) -> tuple["subprocess.Popen[bytes]", Path, Path]:
     package = tmp_path / "hipnode"
     package.mkdir()
     real = Path(__file__).parent.parent / "hipnode"
     (package / "__init__.py").write_text(f"__path__.append({str(real)!r})\n")
-    (package / "__main__.py").write_text(PART)
+    (package / "__main__.py").write_text(part)
     a, b = tmp_path / "a", tmp_path / "b"
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(a), str(b)],
@@ -68,3 +68,12 @@ def test_no_part_outlives_a_killed_supervisor(tmp_path):
     process.wait()
     wait_for(lambda: not any(alive(pid) for pid in pids(a) + pids(b)), "the parts end")
     assert process.returncode == -signal.SIGKILL
+
+
+def test_a_part_that_cannot_use_its_settings_ends_the_others_at_the_start(tmp_path):
+    process, a, b = start(
+        tmp_path, PART.replace("time.sleep", "sys.argv[1].endswith('b') and sys.exit(2)\ntime.sleep")
+    )
+    assert process.wait(20) == 1
+    assert len(pids(b)) == 1
+    assert not any(alive(pid) for pid in pids(a))

@@ -4,9 +4,10 @@ torch is imported inside the commands that use it, so that the others run where 
 """
 
 import json
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -19,9 +20,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hipnode import logs
-from hipnode.errors import HipnodeError
-from hipnode.settings import load_settings
+from hipnode import logs, migrations
+from hipnode.cli.doors import make_data_folder
+from hipnode.errors import HipnodeError, LedgerDown
+from hipnode.settings import Settings, load_settings
 
 worker = typer.Typer(no_args_is_help=True, help="A worker behind the queue.")
 
@@ -38,6 +40,15 @@ def need_torch() -> None:
         )
 
 
+def _worker_settings() -> Settings:
+    settings = load_settings()
+    logs.configure(settings.log_json)
+    make_data_folder(settings)
+    with suppress(LedgerDown):  # a worker waits for its database; one that was never prepared is a mistake
+        migrations.require_head(settings.database)
+    return settings
+
+
 @worker.command("analyse")
 def worker_analyse(
     device: Annotated[str, typer.Option(help="cpu, or cuda:N; an absent device is an error.")] = "cpu",
@@ -52,8 +63,7 @@ def worker_analyse(
     need_torch()
     from workers.runtime import start_analyse_worker
 
-    settings = load_settings()
-    logs.configure(settings.log_json)
+    settings = _worker_settings()
     start_analyse_worker(settings, device=device, precision=precision)
 
 
@@ -62,8 +72,7 @@ def worker_deliver() -> None:
     """Deliver results, and write failure notices, until told to stop. Needs no torch."""
     from workers.runtime import start_deliver_worker
 
-    settings = load_settings()
-    logs.configure(settings.log_json)
+    settings = _worker_settings()
     start_deliver_worker(settings)
 
 
@@ -94,15 +103,21 @@ def analyse(
         typer.echo(json.dumps(answers, indent=2, ensure_ascii=False))
     else:
         for answer in answers:
-            found = ", ".join(
-                f"{f['side'] or ''} {f['class']} {f['score']:.2f}".strip() for f in answer["findings"]
-            )
-            typer.echo(
-                f"{answer['file']}: {answer['status']} {answer['reason'] or ''} {found or answer['sentence'] or ''}"
-            )
-        typer.echo(f"Results are in {out}.")
+            typer.echo(f"{answer['file']}: {_said(answer)}")
+        if any(answer["outputs"] for answer in answers):
+            typer.echo(f"Results are in {out}.")
     if any(a["status"] == "failed" for a in answers):
         raise typer.Exit(1)
+
+
+def _said(answer: dict[str, Any]) -> str:
+    if answer["outcome"] == "none":
+        return f"{answer['status']}, no fracture detected; does not exclude fracture"
+    if answer["outcome"] == "findings":
+        return f"{answer['status']}, " + ", ".join(
+            f"{f['side'] or 'side not given'} {f['class']} {f['score']:.2f}" for f in answer["findings"]
+        )
+    return f"{answer['status']}, {answer['reason']}: {answer['sentence']}"
 
 
 def _progress() -> Progress:

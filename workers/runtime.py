@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol
 
 import structlog
 from celery import signals
+from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from kombu import Connection
 
@@ -249,8 +250,9 @@ def _packages(settings: Settings, verify: bool) -> dict[str, ModelPackage]:
 
 
 def _load(settings: Settings, device: str, precision: str) -> dict[str, Loaded]:
-    from workers.detector import load_detector  # torch starts here
+    from workers.detector import find_device, load_detector  # torch starts here
 
+    find_device(device)  # without a package, too, an absent device is an error
     loaded = {}
     for id_, package in _packages(settings, verify=True).items():
         start = time.monotonic()
@@ -274,6 +276,8 @@ def _keep_logging() -> None:
     logging.getLogger("celery").setLevel(logging.WARNING)
     # "No hostname was supplied": the embedded broker has none.
     logging.getLogger("kombu.connection").setLevel(logging.ERROR)
+    # It writes "Warm shutdown" past the log, between its JSON lines too.
+    celery_worker.safe_say = lambda *_: None
     # Celery warns root of pickled messages; ours are JSON, and the bell carries nothing.
     warnings.filterwarnings("ignore", category=SecurityWarning)
 

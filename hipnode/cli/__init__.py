@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from hipnode import __version__
-from hipnode.errors import HipnodeError, LedgerDown, SettingsError
+from hipnode.errors import DeviceMissing, HipnodeError, LedgerDown, SettingsError
 
 _COMMANDS = {
     "up": "hipnode.cli.node:up",
@@ -92,12 +92,16 @@ def main() -> None:
         app()
     try:
         app()
-    except SettingsError as error:
+    except (SettingsError, DeviceMissing) as error:
         _stop(str(error), 2)
     except LedgerDown as error:
         _stop(f"{error} Check HIPNODE_DATABASE_URL; `hipnode db upgrade` prepares a new database.", 1)
     except HipnodeError as error:
         _stop(str(error), 1)
+    except OSError as error:
+        if not error.strerror:
+            raise
+        _stop(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.", 1)
     except Exception as error:  # noqa: BLE001  # the last door: a user gets a sentence, never a traceback
         _stop(
             f"Internal error ({type(error).__name__}). Set HIPNODE_DEBUG=1 and run it again to see where.", 1

@@ -1,8 +1,12 @@
 """`hipnode up` and `hipnode serve`: run the node."""
 
 import signal
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from typing import Annotated
 
 import structlog
@@ -10,9 +14,9 @@ import typer
 
 from hipnode import ledger, logs, migrations
 from hipnode.children import Children
-from hipnode.cli.doors import configure_queue
+from hipnode.cli.doors import configure_queue, make_data_folder
 from hipnode.destinations import load_destinations
-from hipnode.errors import PackageError
+from hipnode.errors import HipnodeError, PackageError, SettingsError
 from hipnode.installation import installation_uid
 from hipnode.intake import Intake, Pace, reconcile
 from hipnode.packages import find_packages
@@ -38,7 +42,13 @@ def up(
     settings = load_settings()
     logs.configure(settings.log_json)
     _check(settings)
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if find_spec("torch") is None:
+        raise HipnodeError(
+            "`hipnode up` runs an analyse worker, which needs torch: install hipnode[worker], "
+            "or run `hipnode serve` and `hipnode worker deliver` here and the analyse worker elsewhere."
+        )
+    make_data_folder(settings)
+    _probe_ports(settings)
     migrations.upgrade(settings.database)
     log.info("node starts", ae_title=settings.ae_title, port=settings.port, data=str(settings.data))
     if not settings.destinations.exists():
@@ -60,6 +70,7 @@ def serve() -> None:
     settings = load_settings()
     logs.configure(settings.log_json)
     selection, peers = _check(settings)
+    make_data_folder(settings)
     migrations.require_head(settings.database)
     make = ledger.sessions(settings.database)
     configure_queue(settings)
@@ -74,10 +85,12 @@ def serve() -> None:
     # A file kept before a crash but never acknowledged goes into the books before the port opens.
     reconcile(make, spool, datetime.now(UTC))
     with children:
-        scp = start_scp(
-            settings.ae_title, settings.host, settings.port,
-            spool=spool, sessions=make, peers=peers, limits=limits, marks=own_marks(installation_uid(settings.data)),
-        )  # fmt: skip
+        with _port("HIPNODE_PORT", settings.host, settings.port):
+            scp = start_scp(
+                settings.ae_title, settings.host, settings.port,
+                spool=spool, sessions=make, peers=peers, limits=limits,
+                marks=own_marks(installation_uid(settings.data)),
+            )  # fmt: skip
         intake = Intake(
             sessions=make,
             spool=spool,
@@ -87,8 +100,13 @@ def serve() -> None:
             receiving=scp.receiving,
             pace=_pace(settings),
         )
+        try:
+            with _port("HIPNODE_HTTP_PORT", settings.http_host, settings.http_port):
+                web = start_web(settings.http_host, settings.http_port, sessions=make, spool=spool, scp=scp)
+        except BaseException:
+            scp.stop()
+            raise
         intake.start()
-        web = start_web(settings.http_host, settings.http_port, sessions=make, spool=spool, scp=scp)
         log.info(
             "listening", ae_title=settings.ae_title, host=settings.host, port=scp.port, http_port=web.port
         )
@@ -120,6 +138,30 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+@contextmanager
+def _port(setting: str, host: str, port: int) -> Iterator[None]:
+    """Turn the system's refusal of an address into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise HipnodeError(
+            f"Cannot listen on {host} port {port}: {error.strerror}. "
+            f"Another program, or another hipnode, may hold it; {setting} names the port."
+        ) from error
+
+
+def _probe_ports(settings: Settings) -> None:
+    """Ask for both ports once before anything starts: the parts would ask for them again and again."""
+    for setting, host, port in (
+        ("HIPNODE_PORT", settings.host, settings.port),
+        ("HIPNODE_HTTP_PORT", settings.http_host, settings.http_port),
+    ):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with _port(setting, host, port), socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+
+
 def _pace(settings: Settings) -> Pace:
     retry_s = settings.retry_s * 2.0 ** min(settings.max_attempts, 20)
     return Pace(
@@ -137,5 +179,10 @@ def _pace(settings: Settings) -> Pace:
 
 def _check(settings: Settings) -> tuple[Selection, AllowedPeers]:
     """Read every site file before anything starts, so that a mistake is told at once."""
+    if settings.destinations_file and not settings.destinations_file.exists():
+        raise SettingsError(
+            f"HIPNODE_DESTINATIONS_FILE names {settings.destinations_file}, which is not there. "
+            "Write it, or leave the setting out for a node without destinations."
+        )
     load_destinations(settings.destinations)
     return Selection.load(settings.selection_file), AllowedPeers.parse(settings.allowed_peers)

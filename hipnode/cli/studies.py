@@ -41,7 +41,10 @@ def since_instant(text: str | None, now: datetime) -> datetime | None:
     if text is None:
         return None
     if match := re.fullmatch(r"(\d+)([smhd])", text.strip()):
-        return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        try:
+            return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        except OverflowError as error:
+            raise typer.BadParameter(f"{text} ago is before the calendar begins.") from error
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:

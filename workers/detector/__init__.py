@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from workers.detector.inference import DamoYoloDetector
 
 
+def find_device(name: str) -> None:
+    """Raise DeviceMissing unless the device called "cpu" or "cuda:N" is there."""
+    from workers.detector import inference  # torch starts here
+
+    inference.find_device(name)
+
+
 def load_detector(
     package: ModelPackage,
     device: str = "cpu",
