@@ -1,5 +1,6 @@
 """Analyse files without a node: DICOM in, SR, overlay and PNG preview out (`hipnode analyse`)."""
 
+import filecmp
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from hipnode.packages import ModelPackage, find_packages
 from hipnode.results import BuiltResult, Installation, ResultKind, build_results, preview_png, result_text
 from hipnode.selection import Decision, Facts, Selection, select_study
 from hipnode.settings import Settings
-from hipnode.status import Outcome
+from hipnode.status import Outcome, ReasonCode
 from workers.analysis import Detector, StudyImage, StudyImages, analyse
 from workers.detector import load_detector
 from workers.headers import read_header
@@ -48,18 +49,27 @@ def analyse_files(
 
     Returns one plain object per file, in order: file, status (analysed, skipped, failed), outcome, reason,
     sentence, flags, findings, candidates, package, outputs. Boxes are in stored pixels, corner origin.
-    Raises PackageError and DeviceMissing where nothing could be read with what is there.
+    A study whose package is not installed fails with NO_PACKAGE, the others are read. Raises PackageError for
+    a `package_id` that is not installed and for a package that cannot be used, DeviceMissing, SettingsError.
     """
     selection = Selection.load(settings.selection_file)
     look = _Look(settings, device)
+    if package_id:
+        look.known(package_id)
+    out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     limits = (settings.decode_timeout_s, settings.decode_memory_bytes, settings.decode_max_pixels)
     answers: dict[Path, dict[str, Any]] = {}
+    copies: dict[Path, Path] = {}
     with Children(settings.decode_children, *limits) as children:
         studies: dict[str, list[_Film]] = defaultdict(list)
+        first: dict[str, Path] = {}
         for path in paths:
             try:
-                film = _Film(path, read_header(children, path), children.read_facts(path))
-                studies[str(film.header.get("StudyInstanceUID", ""))].append(film)
+                film = _film(path, children)
+                if first.setdefault(film.facts.sop_instance_uid, path) is path:
+                    studies[str(film.header.get("StudyInstanceUID", ""))].append(film)
+                else:
+                    copies[path] = first[film.facts.sop_instance_uid]
             except ImageRejected as error:
                 answers[path] = _answer(path, "failed", Reason(error.code, error.sentence))
         for study_uid, films in studies.items():
@@ -71,8 +81,32 @@ def analyse_files(
                 else:
                     chosen[package_id or decision.package].append((film, decision))
             for package, wanted in chosen.items():
-                answers |= look.at_study(wanted, package, out / hashed(study_uid), children)
+                try:
+                    look.known(package)
+                except PackageError as error:
+                    missing = Reason(ReasonCode.NO_PACKAGE, str(error))
+                    answers |= {
+                        film.path: _answer(film.path, "failed", missing, decision.flags)
+                        for film, decision in wanted
+                    }
+                    continue
+                # Two packages may look at one study; each has results of its own.
+                folder = out / hashed(study_uid)
+                answers |= look.at_study(
+                    wanted, package, folder if len(chosen) == 1 else folder / package, children
+                )
+    for path, read in copies.items():
+        answers[path] = _of_copy(path, read, answers[read])
     return [answers[path] for path in paths]
+
+
+def _film(path: Path, children: Children) -> _Film:
+    """The film of a file. Raises ImageRejected, also where results could not refer to it."""
+    header = read_header(children, path)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        if not header.get(keyword):
+            raise ImageRejected(ReasonCode.IDENTITY_UNREADABLE, f"The file has no {keyword}.")
+    return _Film(path, header, children.read_facts(path))
 
 
 class _Look:
@@ -111,11 +145,18 @@ class _Look:
             for (film, _), image in zip(films, reading.images, strict=True)
         }
 
-    def _loaded(self, package_id: str) -> tuple[ModelPackage, Detector]:
+    def known(self, package_id: str) -> ModelPackage:
+        """The package of this id. Raises PackageError where it is not installed."""
         if package_id not in self._packages:
             known = ", ".join(sorted(self._packages)) or "none"
-            raise PackageError(f"There is no model package {package_id}; there are: {known}.")
-        package = self._packages[package_id]
+            raise PackageError(
+                f"There is no model package {package_id}; there are: {known}. "
+                f"Put it into {self._settings.data / 'packages'} or name its folder in HIPNODE_PACKAGES."
+            )
+        return self._packages[package_id]
+
+    def _loaded(self, package_id: str) -> tuple[ModelPackage, Detector]:
+        package = self.known(package_id)
         if package_id not in self._detectors:
             self._detectors[package_id] = load_detector(package, self._device)
         return package, self._detectors[package_id]
@@ -155,6 +196,14 @@ def _answer(path: Path, status: str, reason: Reason | None, flags: Sequence[Reas
         "package": None,
         "outputs": [],
     }
+
+
+def _of_copy(path: Path, read: Path, answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer of a file with the SOP Instance UID of another that was read."""
+    if filecmp.cmp(path, read, shallow=False):
+        return answer | {"file": str(path)}
+    other = f"Other bytes than {read} under the same SOP Instance UID; not read."
+    return _answer(path, "failed", Reason(ReasonCode.REVISION_CONFLICT, other))
 
 
 def _of_reading(path: Path, image: ImageReading, package: ModelPackage, outputs: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import typer
 
 
 def dicom_files(paths: list[Path]) -> list[Path]:
-    """The files themselves, folders opened, in a stable order. Wrong paths are a usage error."""
+    """The files themselves, each once, folders opened, in a stable order. Wrong paths are a usage error."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -18,4 +18,4 @@ def dicom_files(paths: list[Path]) -> list[Path]:
             found.append(path)
         else:
             raise typer.BadParameter(f"{path} does not exist.")
-    return found
+    return list(dict.fromkeys(found))
