@@ -319,6 +319,9 @@ class _Call:
         self._ae.network_timeout = timeouts.network_s
 
     def __enter__(self) -> "_Call":
+        if not self.remote.host:  # to the resolver that would be this machine
+            self.trouble = "The peer's address is not known."
+            return self
         self.cut_after(self.timeouts.connect_s + 2 * self.timeouts.acse_s)
         try:
             assoc = self._ae.associate(
@@ -330,6 +333,10 @@ class _Call:
             )
         except (OSError, UnicodeError) as error:  # the host's name is not known, or is none
             self.trouble = f"{self.remote.host} cannot be found: {error}."
+            self._close()
+            return self
+        except ValueError:  # a sender may call itself what no AE title can be
+            self.trouble = f"{self.remote.ae_title!r} is no AE title that can be called."
             self._close()
             return self
         if assoc.is_established:

@@ -198,6 +198,14 @@ def test_the_sender_of_an_adopted_file_is_learnt(journey: Journey) -> None:
     assert (claim.calling_ae_title, claim.peer_address) == ("CR7", "10.0.0.9")
 
 
+def test_an_image_adopted_without_its_sender_hides_no_sender_of_the_study(journey: Journey) -> None:
+    journey.receive("1.2", "1.2.9.1", calling_ae_title="CR7", peer_address="10.0.0.9")
+    journey.receive("1.2", "1.2.9.2", calling_ae_title="", peer_address="")
+    journey.later(11).close()
+    (claim,) = journey.claim()
+    assert (claim.calling_ae_title, claim.peer_address) == ("CR7", "10.0.0.9")
+
+
 def test_an_adopted_study_that_went_nowhere_is_looked_at_again_for_its_sender(journey: Journey) -> None:
     journey.receive("1.2", "1.2.9.1", calling_ae_title="", peer_address="")
     journey.later(11).close()

@@ -417,3 +417,17 @@ def test_an_unexpected_error_is_retryable_and_tells_no_patient(
     assert "ValueError" in said
     for secret in ("CANARY", film.SOPInstanceUID, film.StudyInstanceUID):
         assert secret not in said
+
+
+def test_what_cannot_be_booked_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: Any) -> None:
+        raise LedgerDown("The database is busy.")
+
+    film = make_radiograph(Rows=32, Columns=32)
+    with running_scp(tmp_path) as node:
+        monkeypatch.setattr(ledger, "record_instance", busy)
+        assert send(node.port, film) == [0xA700]
+        assert node.files() == node.parts() == []
+        monkeypatch.undo()
+        assert send(node.port, film) == [0x0000]
+        assert len(node.files()) == 1

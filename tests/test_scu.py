@@ -288,3 +288,13 @@ def tmp_copy(content: bytes) -> Any:
     from io import BytesIO
 
     return dcmread(BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    "remote", [RemoteAE("", "127.0.0.1", 1), RemoteAE("PACS", "", 1), RemoteAE("A\\B", "127.0.0.1", 1)]
+)
+def test_a_peer_that_cannot_be_called_is_a_retry(both: list[Outgoing], remote: RemoteAE) -> None:
+    """Back to a sender nobody knows: its title or its address is not there."""
+    outcomes = send(both, remote, "HIPNODE", timeouts=QUICK)
+    assert verdicts(outcomes) == [(1, Verdict.RETRY, None), (2, Verdict.RETRY, None)]
+    assert all(one.detail for one in outcomes)

@@ -268,10 +268,10 @@ def known_result_uid(session: Session, sop_instance_uid: str, series_instance_ui
 
 
 def last_sender(session: Session, study_id: int) -> tuple[str, str]:
-    """(calling AE title, peer address) of the study's last source image, ("", "") without one."""
+    """(calling AE title, peer address) of the study's last source image whose sender is known, else ("", "")."""
     row = session.execute(
         select(Instance.calling_ae_title, Instance.peer_address)
-        .where(Instance.study_id == study_id, Instance.role == Role.SOURCE)
+        .where(Instance.study_id == study_id, Instance.role == Role.SOURCE, Instance.peer_address != "")
         .order_by(Instance.id.desc())
         .limit(1)
     ).one_or_none()

@@ -298,10 +298,16 @@ class StoreHandler:
             role=role,
             reason_code=_REASONS.get(role),
         )
-        # A file whose commit fails stays: whether it failed is not always known, and the sender comes
-        # again. The reconciliation at start finds what has no row.
-        with self._turn, ledger.transaction(self._sessions) as session:
-            recorded = ledger.record_instance(session, received, datetime.now(UTC), self._spool.holds)
+        recorded: ledger.Recorded | None = None
+        try:
+            with self._turn, ledger.transaction(self._sessions) as session:
+                recorded = ledger.record_instance(session, received, datetime.now(UTC), self._spool.holds)
+        except Exception:
+            # A file whose COMMIT fails stays: whether it failed is not always known, and the sender comes
+            # again. The reconciliation at start finds what has no row. Before that, nothing refers to it.
+            if recorded is None and path is not None:
+                self._spool.remove(path)
+            raise
         faults.point("scp.recorded")
         if recorded.spare is not None:
             self._spool.remove(recorded.spare)
