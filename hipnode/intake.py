@@ -20,7 +20,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import faults, ledger, queue
 from hipnode.children import PERHAPS_NOT_THE_IMAGE
-from hipnode.errors import IllegalTransition, ImageRejected, LedgerDown, SpoolMissing, StoreRefused
+from hipnode.errors import (
+    IllegalTransition,
+    ImageRejected,
+    LedgerDown,
+    OutOfResources,
+    SpoolMissing,
+    StoreRefused,
+)
 from hipnode.findings import Reason
 from hipnode.identity import read_identity
 from hipnode.ledger import Image, ImageDecision, OpenAnalysis, ReceivedInstance
@@ -378,9 +385,7 @@ def _adopt(sessions: sessionmaker[Session], spool: Spool, path: str, now: dateti
         with spool.data_set(path) as (data_set, transfer_syntax_uid):
             identity, size_bytes = read_identity(data_set, transfer_syntax_uid), len(data_set)
     except (StoreRefused, SpoolMissing):
-        spool.quarantine(spool.path(path).read_bytes(), "found in the spool without a row, and not readable")
-        spool.remove(path)
-        return "quarantined"
+        return _quarantine(spool, path)
     received = ReceivedInstance(
         study_instance_uid=identity.study_instance_uid,
         series_instance_uid=identity.series_instance_uid,
@@ -401,6 +406,16 @@ def _adopt(sessions: sessionmaker[Session], spool: Spool, path: str, now: dateti
         spool.remove(recorded.spare)
         return "removed"
     return "adopted"
+
+
+def _quarantine(spool: Spool, path: str) -> str:
+    try:
+        spool.quarantine(spool.path(path).read_bytes(), "found in the spool without a row, and not readable")
+        spool.remove(path)
+    except (OSError, OutOfResources) as error:  # no room now, or no file: studies come in all the same
+        logger.warning("file without a row left where it is", path=path, error=type(error).__name__)
+        return "left"
+    return "quarantined"
 
 
 def _written(spool: Spool, path: str) -> float:

@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from hipnode.children import CRASHED
 from hipnode.errors import ImageRejected
+from hipnode.intake import Reconciled, reconcile
 from hipnode.selection import Decision, Facts
 from hipnode.status import AnalysisStatus, ReasonCode
 from tests.factories import make_radiograph
@@ -54,3 +56,16 @@ def test_at_the_cap_two_packages_are_two_analyses_and_no_third(node: Node) -> No
         (1, "one", A.QUEUED),
         (1, "two", A.QUEUED),
     ]
+
+
+def test_what_cannot_be_moved_out_of_the_spool_does_not_keep_the_node_from_starting(node: Node) -> None:
+    node.store()
+    (path,) = node.spool.files("instances")
+    shard = node.spool.path(path).parent
+    (shard / "folder").mkdir()
+    (shard / "rubbish.dcm").write_bytes(b"rubbish")
+    node.spool.low_water_bytes = 1 << 60
+    later = datetime.now(UTC) + timedelta(seconds=10)
+    assert reconcile(node.make, node.spool, later) == Reconciled()
+    node.spool.low_water_bytes = 0
+    assert reconcile(node.make, node.spool, later) == Reconciled(quarantined=1)

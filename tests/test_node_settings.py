@@ -18,6 +18,7 @@ from tests.factories import make_radiograph
 from tests.ledger_steps import Journey, empty_sqlite, journey, make, postgres_ledger
 from tests.pipeline import make_package
 from tests.test_intake import Reader
+from workers.runtime import DEAF_S, _deaf_s
 
 __all__ = ["empty_sqlite", "journey", "make", "postgres_ledger"]
 
@@ -57,6 +58,11 @@ def test_one_pacs_may_open_as_many_associations_as_the_site_allows() -> None:
     limits = _limits(Settings(max_associations=200))
     assert limits.max_associations == 200
     assert min(limits.max_connections_per_peer, limits.max_unassociated) > 200
+
+
+@pytest.mark.parametrize("sweep_s", [10, 300])
+def test_a_worker_is_not_deaf_because_the_sweep_rings_rarely(sweep_s: float) -> None:
+    assert _deaf_s(Settings(sweep_s=sweep_s)) >= max(DEAF_S, 2 * sweep_s)
 
 
 def test_a_broken_package_folder_does_not_close_the_way_in(tmp_path: Path) -> None:

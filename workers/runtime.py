@@ -91,7 +91,7 @@ def run_analyse_worker(settings: Settings, loaded: Mapping[str, Loaded], device:
         size = settings.batch_size or (BATCH_CUDA if device.startswith("cuda") else BATCH_CPU)
         job = AnalyseJob(rooms, loaded, size)
         beat = WorkerBeat(rooms.owner, "analyse", job.packages, device)
-        worker = Worker(queue.ANALYSE, job, rooms, beat, broken=lambda: job.broken)
+        worker = Worker(queue.ANALYSE, job, rooms, beat, lambda: job.broken, _deaf_s(settings))
         worker.run(settings, ["--pool", "solo", "--concurrency", "1"])
 
 
@@ -99,8 +99,14 @@ def start_deliver_worker(settings: Settings) -> None:
     """Deliver results and build failure notices until SIGTERM. Needs no torch. Raises SettingsError."""
     with _rooms(settings, "deliver") as rooms:
         job = DeliverJob(rooms, _packages(settings, verify=False))
-        worker = Worker(queue.DELIVER, job, rooms, WorkerBeat(rooms.owner, "deliver"))
+        beat = WorkerBeat(rooms.owner, "deliver")
+        worker = Worker(queue.DELIVER, job, rooms, beat, deaf_s=_deaf_s(settings))
         worker.run(settings, ["--pool", "threads", "--concurrency", str(DELIVER_THREADS)])
+
+
+def _deaf_s(settings: Settings) -> float:
+    """DEAF_S, or longer where the site has the sweep ring more rarely than that."""
+    return max(DEAF_S, 3 * settings.sweep_s)
 
 
 @dataclass
