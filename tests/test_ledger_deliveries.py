@@ -128,7 +128,7 @@ class TestResults:
             [PACS],
             journey.now,
             journey.now,
-            lambda _path: False,
+            lambda _path, _sha256: False,
         )
         assert told.spare == ()
         assert journey.analysis(2).results[0].sha256 == result("same", number=2).sha256
