@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from hipnode import ledger
 from hipnode.children import CRASHED
 from hipnode.errors import ImageRejected
+from hipnode.findings import Reason
 from hipnode.intake import Reconciled, reconcile
 from hipnode.selection import Decision, Facts
 from hipnode.status import AnalysisStatus, ReasonCode
 from tests.factories import make_radiograph
 from tests.ledger_steps import empty_sqlite, make, postgres_ledger
-from tests.test_intake import HASTY, SELECTION, Node, node
+from tests.test_intake import HASTY, PACKAGE, SELECTION, Node, node
 
 __all__ = ["empty_sqlite", "make", "node", "postgres_ledger"]
 
@@ -69,3 +71,17 @@ def test_what_cannot_be_moved_out_of_the_spool_does_not_keep_the_node_from_start
     assert reconcile(node.make, node.spool, later) == Reconciled()
     node.spool.low_water_bytes = 0
     assert reconcile(node.make, node.spool, later) == Reconciled(quarantined=1)
+
+
+def test_a_clock_set_back_does_not_leave_a_notice_to_a_worker_that_died(node: Node) -> None:
+    node.store()
+    node.later(11)
+    node.intake.tick()
+    (claim,) = node.do(ledger.claim_analyses, {PACKAGE: "a" * 64}, 1, 120, "w:1", node.now)
+    node.do(ledger.release, claim, Reason.of(ReasonCode.INTERNAL), node.now, 0, 1)
+    assert node.notices(max_attempts=1)
+    node.later(-86400)
+    node.intake.sweep()
+    node.later(1)
+    node.notices(max_attempts=1)
+    assert node.show().summary.status is A.FAILED

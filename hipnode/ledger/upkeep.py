@@ -49,6 +49,12 @@ def sweep(
         .where(Delivery.status == DeliveryStatus.DUE, Delivery.due_at > far)
         .values(due_at=now)
     )
+    never = now + timedelta(seconds=2 * lease_s)
+    session.execute(  # a notice under way, by that clock; its builder, if it lives, is refused by the fence
+        update(Analysis)
+        .where(Analysis.status == AnalysisStatus.QUEUED, Analysis.lease_until > never)
+        .values(lease_until=None, lease_owner=None, fence=Analysis.fence + 1)
+    )
     overdue = fail_overdue_notices(session, now, 25 * deadline_s)
     overdue += fail_overdue_deliveries(session, now, give_up_s + 3600)
     waits = due(session, now, max_attempts, deadline_s)
