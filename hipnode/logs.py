@@ -58,6 +58,8 @@ def configure(json_lines: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # kombu warns of a broker without host name, which files do not have.
     logging.getLogger("kombu.connection").setLevel(logging.ERROR)
+    # A destination that is down is told once, by name, by the one who called it.
+    logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL)
     # pydicom's warnings quote the value they complain about: that may be a patient's. A filter, for
     # pydicom sets the level of its logger itself when it is imported.
     handler.addFilter(lambda record: record.name.split(".")[0] != "pydicom")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import CheckConstraint, text
+from sqlalchemy import CheckConstraint, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -214,6 +214,9 @@ def test_an_error_of_the_database_quotes_no_patient(make: sessionmaker[Session])
 def test_an_event_needs_nothing_but_who_what_and_when(make: sessionmaker[Session]) -> None:
     with ledger.transaction(make) as session:
         session.add(Event(at=START, who="x", what="start"))
+    with ledger.reading(make) as session:
+        kept = session.scalars(select(Event)).one()
+        assert (kept.who, kept.what, kept.at) == ("x", "start", START)
 
 
 def test_writers_take_turns_on_sqlite(tmp_path: Path) -> None:

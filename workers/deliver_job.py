@@ -1,5 +1,6 @@
 """One bell of the deliver queue: failure notices that are due, then results to their destinations."""
 
+import logging
 import random
 import threading
 import time
@@ -19,7 +20,7 @@ from hipnode.findings import Algorithm, Reason
 from hipnode.ledger import Claim, DeliveryBatch, DeliveryItem, StoreOutcome
 from hipnode.packages import ModelPackage
 from hipnode.scu import Outgoing, Timeouts, Verdict
-from hipnode.status import ReasonCode
+from hipnode.status import AnalysisStatus, ReasonCode
 from workers.leases import Leases
 from workers.rooms import LONGEST_JOB_S, ROUND_S, Rooms, where
 from workers.tell import failed_reading, remove, sources_of, tell, whole
@@ -232,4 +233,5 @@ class DeliverJob:
                 session, batch, said, rooms.clock(), policy.delivery_give_up_s, backoff
             )
         for analysis_id, status in ends.items():
-            logger.info("analysis ended", analysis=analysis_id, status=status.value)
+            level = logging.WARNING if status is AnalysisStatus.FAILED else logging.INFO
+            logger.log(level, "analysis ended", analysis=analysis_id, status=status.value)
