@@ -37,6 +37,7 @@ _CHUNK = 1 << 20
 _WRITEBACK_EVERY = 4 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _QUARANTINE_LIMIT = 1000
+_QUARANTINE_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,16 @@ class Spool:
     def quarantine(self, data: Buffer, why: str) -> str:
         """Keep bytes nobody could identify, with a reason free of patient data. Returns the relative path.
 
-        The oldest go when there are a thousand. Raises SpoolFull.
+        The oldest go when there are a thousand, or more than 4 GiB. Raises SpoolFull.
         """
-        kept = sorted((self.root / "quarantine").glob("*.dcm"), key=_modified)
-        for old in kept[: max(0, len(kept) - _QUARANTINE_LIMIT + 1)]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".json").unlink(missing_ok=True)
+        newest_first = sorted((self.root / "quarantine").glob("*.dcm"), key=_modified, reverse=True)
+        room = _QUARANTINE_BYTES - len(data)
+        for number, old in enumerate(newest_first, 1):
+            with suppress(FileNotFoundError):  # another process was quicker
+                room -= old.stat().st_size
+            if number >= _QUARANTINE_LIMIT or room < 0:
+                old.unlink(missing_ok=True)
+                old.with_suffix(".json").unlink(missing_ok=True)
         with Incoming(self, "quarantine", secrets.token_hex(16), b"") as incoming:
             incoming.write_all(data)
             stored = incoming.keep()

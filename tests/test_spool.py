@@ -319,3 +319,14 @@ class TestQuarantine:
             os.utime(spool.path(kept[-1]), (n, n))
         assert sorted(p for p in spool.files("quarantine") if p.endswith(".dcm")) == sorted(kept[2:])
         assert len(list(spool.files("quarantine"))) == 6
+
+    def test_few_large_ones_do_not_fill_the_disk_either(
+        self, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(spool_module, "_QUARANTINE_BYTES", 250)
+        paths = []
+        for number in range(4):
+            paths.append(spool.path(spool.quarantine(bytes([number]) * 100, "test")))
+            os.utime(paths[-1], (number, number))
+        assert [path.exists() for path in paths] == [False, False, True, True]
+        assert len(list((spool.root / "quarantine").glob("*.json"))) == 2
