@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from hipnode.decision import DecisionRule
 from hipnode.findings import Algorithm, Box, Detections
@@ -12,7 +13,7 @@ from hipnode.packages import find_packages, load_package
 from tests.test_training_data import write_pool
 from tests.test_training_loop import TINY
 from workers.training.evaluate import Case, as_markdown, auc, box_iou, measure, wilson
-from workers.training.loop import TrainSettings, train
+from workers.training.loop import CHECKPOINT, Run, TrainSettings, train
 from workers.training.package import CLASSES, FIRST_LINE, BuildSettings, build_package
 from workers.training.thresholds import TooFewCases, choose_thresholds
 
@@ -111,6 +112,10 @@ def test_a_run_becomes_a_package_the_node_loads(tmp_path):
     assert "no clinical validity" in card.splitlines()[0]
     assert json.loads((package.folder / "evaluation.json").read_text("utf-8")) == built.numbers
     assert len(said) == 2
+    again = Run(TrainSettings(pool, run, TINY, weights=package.weights_file), 1)
+    kept = torch.load(run / CHECKPOINT, weights_only=True)["ema"]
+    for key, value in again.model.state_dict().items():
+        torch.testing.assert_close(value, kept[key], rtol=1e-3, atol=1e-4)
 
 
 def test_the_shipped_package_says_where_its_weights_come_from():

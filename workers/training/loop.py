@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hipnode.errors import HipnodeError
+from workers.detector.checkpoint import load_weights
 from workers.detector.damoyolo import DamoYolo, damoyolo_t
 from workers.detector.damoyolo.model import NECK_CHANNELS
 from workers.training.assignment import Truth
@@ -56,7 +57,7 @@ class TrainSettings:
     threads: int | None = None
     checkpoint_every_s: float = 180.0
     class_names: tuple[str, ...] = CLASS_NAMES
-    weights: Path | None = None  #: checkpoint.pt whose averaged weights a fresh run starts from
+    weights: Path | None = None  #: a package's model.safetensors or a checkpoint.pt a fresh run starts from
     max_steps: int | None = None  #: stop (resumably) after so many optimiser steps of this call
 
 
@@ -140,6 +141,14 @@ class PictureHead(nn.Module):
         return functional.linear(pooled, self.linear.weight, self.linear.bias)
 
 
+def start_from(weights: Path, model: DamoYolo) -> None:
+    """Fill the model with a package's model.safetensors, or the averaged weights of a checkpoint.pt."""
+    if weights.suffix == ".safetensors":
+        load_weights(model, weights.read_bytes())
+    else:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["ema"])
+
+
 def picture_labels(truths: Sequence[Truth], classes: int) -> Tensor:
     """(b,) the class of each picture's first truth, `classes` where it has none."""
     return torch.tensor([int(t.labels[0]) if len(t.labels) else classes for t in truths])
@@ -157,8 +166,7 @@ class Run:
         self.trained = nn.ModuleList([self.model, self.picture_head])
         self.optimiser = make_optimiser(self.trained, recipe)
         if settings.weights is not None:
-            start = torch.load(settings.weights, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(start["ema"])
+            start_from(settings.weights, self.model)
         self.ema = Ema(self.model, EmaSchedule(recipe.ema_momentum, recipe.ema_ramp))
         self.epoch, self.drawn, self.step, self.pool = 0, 0, 0, pool
         self.epoch_images = recipe.epoch_images or pool
