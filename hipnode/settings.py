@@ -95,6 +95,14 @@ class Settings(BaseSettings):
 
     log_json: bool = Field(False, description="Log one JSON object a line instead of text")
 
+    @field_validator("ae_title")
+    @classmethod
+    def _ae_title(cls, title: str) -> str:
+        # PS3.5 6.2, VR AE; blanks around it do not count
+        if not title.strip() or not title.isascii() or not title.isprintable() or "\\" in title:
+            raise ValueError("an AE title is 1 to 16 printable ASCII characters without '\\'")
+        return title.strip()
+
     @field_validator("database_url")
     @classmethod
     def _database_url(cls, url: str) -> str:

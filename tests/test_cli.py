@@ -153,6 +153,14 @@ def test_a_taken_port_is_named_with_its_setting(ledger_site, monkeypatch, capsys
     assert setting in error
 
 
+def test_an_address_of_another_machine_is_named_with_its_setting(ledger_site, monkeypatch, capsys):
+    monkeypatch.setenv("HIPNODE_HOST", "192.0.2.1")  # RFC 5737: nobody's
+    code, error = ended(monkeypatch, capsys, "serve")
+    assert code == 1
+    assert "192.0.2.1" in error
+    assert "HIPNODE_HOST" in error
+
+
 def test_a_destinations_file_that_is_named_must_be_there(ledger_site, monkeypatch, capsys):
     monkeypatch.setenv("HIPNODE_DESTINATIONS_FILE", "nowhere.toml")
     code, error = ended(monkeypatch, capsys, "serve")

@@ -155,10 +155,10 @@ def test_what_stands_twice_must_be_the_same_twice() -> None:
 @pytest.mark.parametrize("length", [0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF])
 @pytest.mark.parametrize("vr", [b"OB", b"UN", b"SQ"])
 def test_a_length_of_gigabytes_costs_nothing(vr: bytes, length: int) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     with pytest.raises(IdentityUnreadable, match="missing"):
         read_identity(data_set(before=element(0x00091001, vr, b"xx", length)), EXPLICIT)
-    assert time.perf_counter() - begun < 1
+    assert time.thread_time() - begun < 1
 
 
 def test_every_truncation_is_unreadable_or_right() -> None:

@@ -59,3 +59,11 @@ def test_urls_name_what_the_node_speaks_and_no_password_is_quoted(monkeypatch, t
     with pytest.raises(SettingsError, match=r"(?s)HIPNODE_DATABASE_URL.*HIPNODE_BROKER_URL") as wrong:
         load_settings()
     assert "secret" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("title", ["", "   ", "A\\B", "NÖDE"])
+def test_an_ae_title_is_one_as_the_standard_says(monkeypatch, tmp_path, title):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIPNODE_AE_TITLE", title)
+    with pytest.raises(SettingsError, match="HIPNODE_AE_TITLE"):
+        load_settings()

@@ -95,7 +95,11 @@ def main() -> None:
     except (SettingsError, DeviceMissing) as error:
         _stop(str(error), 2)
     except LedgerDown as error:
-        _stop(f"{error} Check HIPNODE_DATABASE_URL; `hipnode db upgrade` prepares a new database.", 1)
+        _stop(
+            f"{error} Check HIPNODE_DATABASE_URL (where it is empty: hipnode.db in HIPNODE_DATA); "
+            "`hipnode db upgrade` prepares a new database.",
+            1,
+        )
     except HipnodeError as error:
         _stop(str(error), 1)
     except OSError as error:

@@ -1,5 +1,6 @@
 """`hipnode up` and `hipnode serve`: run the node."""
 
+import errno
 import signal
 import socket
 import threading
@@ -144,10 +145,11 @@ def _port(setting: str, host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HipnodeError(
-            f"Cannot listen on {host} port {port}: {error.strerror}. "
-            f"Another program, or another hipnode, may hold it; {setting} names the port."
-        ) from error
+        if error.errno == errno.EADDRINUSE:
+            hint = f"Another program, or another hipnode, holds it; {setting} names the port."
+        else:
+            hint = f"{setting.replace('PORT', 'HOST')} names the address, {setting} the port."
+        raise HipnodeError(f"Cannot listen on {host} port {port}: {error.strerror}. {hint}") from error
 
 
 def _probe_ports(settings: Settings) -> None:
