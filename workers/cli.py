@@ -173,6 +173,9 @@ def train(
         str, typer.Option(help="bjj2025 (paper) or phantom-short (the shipped weights').")
     ] = "bjj2025",
     validation: Annotated[Path | None, typer.Option(help="Folder whose loss is measured each epoch.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from these: model.safetensors of a package, or a checkpoint.pt.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads; unset leaves them to torch.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
@@ -191,6 +194,7 @@ def train(
         out=out,
         recipe=recipe_named(recipe),
         validation=validation,
+        weights=weights,
         seed=seed,
         threads=threads,
         resume=resume,
