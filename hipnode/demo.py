@@ -136,7 +136,7 @@ class _Tour:
             DemoStudy(f"phantom-{name}", f"phantom, {name}", [path], "completed", seen, truth=name)
             for name, path in phantoms.items()
         ]
-        base = dcmread(next(iter(phantoms.values())))
+        base = dcmread(phantoms["UF"])
         other = self.work / "others"
         other.mkdir()
 
