@@ -174,7 +174,8 @@ def train(
     ] = "bjj2025",
     validation: Annotated[Path | None, typer.Option(help="Folder whose loss is measured each epoch.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from these: model.safetensors of a package, or a checkpoint.pt.")
+        Path | None,
+        typer.Option(help="Start from these: model.safetensors of a package, or a checkpoint.pt."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads; unset leaves them to torch.")] = None,
