@@ -1,5 +1,6 @@
 """What a site sets reaches the place where it acts."""
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from hipnode import ledger
-from hipnode.cli.node import _limits, _pace, _packages
+from hipnode.cli.node import _Installed, _limits, _pace
 from hipnode.errors import SpoolFull
 from hipnode.intake import Intake
 from hipnode.selection import Selection
@@ -16,6 +17,7 @@ from hipnode.spool import Spool
 from hipnode.tables import Delivery
 from tests.factories import make_radiograph
 from tests.ledger_steps import Journey, empty_sqlite, journey, make, postgres_ledger
+from tests.packages import make_package as make_weights
 from tests.pipeline import make_package
 from tests.test_intake import Reader
 from workers.runtime import DEAF_S, _deaf_s
@@ -70,4 +72,14 @@ def test_a_broken_package_folder_does_not_close_the_way_in(tmp_path: Path) -> No
     broken.mkdir(parents=True)
     (broken / "model.toml").write_text("half a copy")
     sound = make_package(tmp_path / "packages")
-    assert _packages(Settings(data=tmp_path))[sound.id] == sound.sha256
+    assert _Installed([tmp_path / "packages"])[sound.id] == sound.sha256
+
+
+def test_new_weights_are_pinned_without_a_new_start(tmp_path: Path) -> None:
+    installed = _Installed([tmp_path])
+    assert installed.get("hip-test") is None
+    first = make_package(tmp_path)
+    assert installed["hip-test"] == first.sha256
+    shutil.rmtree(first.folder)
+    second = make_weights(tmp_path / "hip-test", b"other weights")
+    assert installed["hip-test"] == second.sha256 != first.sha256

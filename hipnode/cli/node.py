@@ -4,10 +4,11 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -76,7 +77,7 @@ def serve() -> None:
     make = ledger.sessions(settings.database)
     configure_queue(settings)
     spool = Spool(settings.spool, settings.low_water_bytes)
-    packages, limits = _packages(settings), _limits(settings)
+    packages, limits = _Installed(settings.package_folders), _limits(settings)
     children = Children(
         1, settings.decode_timeout_s, settings.decode_memory_bytes, settings.decode_max_pixels
     )
@@ -118,13 +119,33 @@ def serve() -> None:
         web.stop()
 
 
-def _packages(settings: Settings) -> dict[str, str]:
-    """Id -> SHA-256 of the usable packages. A broken one is the workers' trouble: studies still come in."""
-    problems: list[PackageError] = []
-    found = find_packages(settings.package_folders, verify=False, problems=problems)
-    for problem in problems:
-        log.error("model package left out", why=str(problem))
-    return {package.id: package.sha256 for package in found.values()}
+class _Installed(Mapping[str, str]):
+    """Id -> SHA-256 of the model packages as they lie on disk when asked: new weights need no new start.
+
+    A broken package is the workers' trouble: studies still come in.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+        self._told: set[str] = set()
+
+    def _look(self) -> dict[str, str]:
+        problems: list[PackageError] = []
+        found = find_packages(self._folders, verify=False, problems=problems)
+        for problem in problems:
+            if str(problem) not in self._told:
+                log.error("model package left out", why=str(problem))
+        self._told = {str(problem) for problem in problems}
+        return {package.id: package.sha256 for package in found.values()}
+
+    def __getitem__(self, package_id: str) -> str:
+        return self._look()[package_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._look())
+
+    def __len__(self) -> int:
+        return len(self._look())
 
 
 def _limits(settings: Settings) -> Limits:
