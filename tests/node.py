@@ -149,25 +149,26 @@ class Node:
         )
 
     @cached_property
-    def _sessions(self) -> sessionmaker[Session]:
+    def sessions(self) -> sessionmaker[Session]:
+        """Sessions on the ledger, until `stop`."""
         return ledger.sessions(self.database)
 
     def studies(self) -> dict[str, dict[str, Any]]:
         """The worklist by Study Instance UID, as `hipnode studies list --json` prints it."""
-        with ledger.reading(self._sessions) as session:
+        with ledger.reading(self.sessions) as session:
             rows = ledger.list_studies(session)
         return {row.study_instance_uid: json.loads(as_json(row)) for row in rows}
 
     def show(self, study: str) -> dict[str, Any]:
         """One study in full, as `hipnode studies show --json` prints it."""
-        with ledger.reading(self._sessions) as session:
+        with ledger.reading(self.sessions) as session:
             (study_id,) = ledger.resolve_study(session, study)
             return dict(json.loads(as_json(ledger.show_study(session, study_id))))
 
     def stop(self) -> None:
         """End every process."""
-        if "_sessions" in self.__dict__:
-            self._sessions.kw["bind"].dispose()
+        if "sessions" in self.__dict__:
+            self.sessions.kw["bind"].dispose()
         for process in self.processes.values():
             stop(process, signal.SIGTERM)
 

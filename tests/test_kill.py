@@ -60,12 +60,11 @@ def send_storm(node: Node, rng: random.Random) -> dict[str, str]:
     return promised
 
 
-def check(node: Node, archive: Pacs, promised: dict[str, str], database: str) -> None:
+def check(node: Node, archive: Pacs, promised: dict[str, str]) -> None:
     """What the sender was promised, what the ledger says, and what the PACS holds must agree."""
     assert len(promised) == STUDIES
-    make = ledger.sessions(database)
     spool = Path(node.environment["HIPNODE_DATA"]) / "spool"
-    with ledger.reading(make) as session:
+    with ledger.reading(node.sessions) as session:
         studies = [ledger.show_study(session, row.study_id) for row in ledger.list_studies(session)]
     kept = {i.sop_instance_uid: i for s in studies if s for i in s.instances}
     assert set(kept) == set(promised)
@@ -116,7 +115,7 @@ def run(tmp_path: Path, seed: int, database: str, broker: str) -> None:
 
             wait_for(all_ended, "every study ends", timeout_s=150, every_s=0.5)
             fired = {path.name.removesuffix(".kill") for path in node.marks.iterdir()}
-            check(node, archive, promised, database)
+            check(node, archive, promised)
     # a point that is passed once a batch may not come to its third time; most must have struck
     assert len(fired) >= len(fault_points()) - 6, sorted(set(fault_points()) - fired)
 
