@@ -72,6 +72,7 @@ def demo(
 ) -> None:
     """Start a node and a PACS on this machine, send studies, show what comes back, and stop both."""
     console = Console(width=None if sys.stdout.isatty() else 120)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     began = time.monotonic()
     if out.exists() and any(out.iterdir()) and not (out / ".hipnode-demo").exists():
         raise DemoFailed(f"{out} holds files that are not the demo's; name another folder with --out.")
@@ -80,9 +81,12 @@ def demo(
     (out / ".hipnode-demo").touch()
     with tempfile.TemporaryDirectory(prefix="hipnode-demo-") as temporary:
         tour = _Tour(console, Path(temporary), out)
-        studies = tour.make_studies(films)
-        with tour.node():
-            wrong = tour.run(studies)
+        try:
+            studies = tour.make_studies(films)
+            with tour.node():
+                wrong = tour.run(studies)
+        finally:
+            tour.pacs.stop()
     console.print(f"{time.monotonic() - began:.0f} s in all. What came back is in {out}/<study>/.")
     if wrong:
         raise DemoFailed("Not as expected: " + "; ".join(wrong))
@@ -201,7 +205,6 @@ class _Tour:
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-                self.pacs.stop()
 
     def _wait_for_echo(self, process: "subprocess.Popen[bytes]") -> None:
         end = time.monotonic() + 60
