@@ -412,7 +412,7 @@ class TestThread:
         monkeypatch.setattr(ledger, "sweep", down)
         intake = node.another(pace=Pace(tick_s=0.01, sweep_s=0.01))
         intake.start()
-        asked.wait(5)
+        assert asked.wait(5)
         monkeypatch.undo()
         node.store()
         node.later(11)
@@ -421,6 +421,7 @@ class TestThread:
 
     def test_stopping_before_starting_is_no_trouble(self, node: Node) -> None:
         node.intake.stop()
+        assert not node.intake.alive
 
     def test_idle_costs_next_to_nothing(self, node: Node) -> None:
         node.intake.tick()
