@@ -77,13 +77,32 @@ class Timeouts:
     network_s: float = 30  #: to take or send the next bytes
 
 
+class Trouble(StrEnum):
+    """Why there is no association with a peer, or no answer over it."""
+
+    HOST_UNKNOWN = "host_unknown"  #: the name has no address
+    CONNECTION_REFUSED = "connection_refused"  #: the host is there and nothing listens on the port
+    UNREACHABLE = "unreachable"  #: the network has no way there
+    TIMEOUT = "timeout"  #: the connection was not taken in time
+    CALLED_AE_TITLE = "called_ae_title"  #: the peer has another AE title (PS3.8 table 9-21)
+    CALLING_AE_TITLE = "calling_ae_title"  #: the peer does not know ours
+    REJECTED = "rejected"  #: the association was rejected for another reason
+    NO_CONTEXT = "no_context"  #: the peer takes none of what was proposed
+    NO_ANSWER = "no_answer"  #: connected, and then silence or an abort
+    FAILED = "failed"  #: answered with a failure status
+
+
+_REJECTIONS = {(1, 7): Trouble.CALLED_AE_TITLE, (1, 3): Trouble.CALLING_AE_TITLE}  # (source, diagnostic)
+
+
 @dataclass(frozen=True)
 class EchoReport:
-    """The answer to a C-ECHO. `ok` is a 0x0000; `detail` says what went wrong otherwise."""
+    """The answer to a C-ECHO. `ok` is a 0x0000; `detail` and `trouble` say what went wrong otherwise."""
 
     ok: bool
     detail: str
     seconds: float
+    trouble: Trouble | None = None
 
 
 def send(
@@ -134,17 +153,20 @@ def echo(
     """Ask a peer for a C-ECHO (PS3.4 annex A). Does not raise for what the peer does."""
     start = time.monotonic()
 
-    def report(ok: bool, detail: str) -> EchoReport:
-        return EchoReport(ok, detail, time.monotonic() - start)
+    def report(detail: str, trouble: Trouble | None) -> EchoReport:
+        return EchoReport(trouble is None, detail, time.monotonic() - start, trouble)
 
     with _Call(remote, our_ae_title, [build_context(Verification)], timeouts) as call:
         if call.assoc is None:
-            return report(False, call.trouble)
+            return report(call.trouble, call.kind)
         status = call.assoc.send_c_echo()
         if "Status" not in status:
-            return report(False, "The peer accepted the association and did not answer the C-ECHO.")
+            silence = "The peer accepted the association and did not answer the C-ECHO."
+            return report(silence, Trouble.NO_ANSWER)
         code = int(status.Status)
-        return report(code == 0, "The peer answered." if code == 0 else f"The peer answered 0x{code:04X}.")
+        if code:
+            return report(f"The peer answered 0x{code:04X}.", Trouble.FAILED)
+        return report("The peer answered.", None)
 
 
 def verdict_of(status: int) -> Verdict:
@@ -276,15 +298,30 @@ def _remark(status: Dataset) -> str:
     return f"The peer {said}{': ' + tags if tags else ''}."
 
 
+class _TellingSocket(socket.socket):
+    """A socket that remembers why it could not connect: pynetdicom only logs it."""
+
+    error: OSError | None = None
+
+    def connect(self, address: Any) -> None:
+        """As socket.connect."""
+        try:
+            super().connect(address)
+        except OSError as error:
+            self.error = error
+            raise
+
+
 class _CallingAE(AE):  # type: ignore[misc]  # pynetdicom is untyped here
     """An AE that keeps its sockets: pynetdicom leaves one open when nobody takes the connection."""
 
     def __init__(self, ae_title: str) -> None:
         super().__init__(ae_title)
-        self.sockets: list[socket.socket] = []
+        self.sockets: list[_TellingSocket] = []
 
     def _create_socket(self, *arguments: Any) -> AssociationSocket:
         made = super()._create_socket(*arguments)
+        made.socket = _TellingSocket(fileno=made.socket.detach())
         made.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sockets.append(made.socket)
         return made
@@ -308,6 +345,7 @@ class _Call:
         self.remote, self.timeouts, self.contexts = remote, timeouts, list(contexts)
         self.assoc: Association | None = None
         self.trouble = ""
+        self.kind: Trouble | None = None  #: the same for programs
         self.all_refused = False  #: the peer accepted the association and none of its contexts
         self.broken = False  #: set by the caller when the association is to be aborted
         self._connected = False
@@ -320,7 +358,7 @@ class _Call:
 
     def __enter__(self) -> "_Call":
         if not self.remote.host:  # to the resolver that would be this machine
-            self.trouble = "The peer's address is not known."
+            self._no("The peer's address is not known.", Trouble.HOST_UNKNOWN)
             return self
         self.cut_after(self.timeouts.connect_s + 2 * self.timeouts.acse_s)
         try:
@@ -332,17 +370,18 @@ class _Call:
                 evt_handlers=[(evt.EVT_CONN_OPEN, self._opened)],
             )
         except (OSError, UnicodeError) as error:  # the host's name is not known, or is none
-            self.trouble = f"{self.remote.host} cannot be found: {error}."
+            self._no(f"{self.remote.host} cannot be found: {error}.", Trouble.HOST_UNKNOWN)
             self._close()
             return self
         except ValueError:  # a sender may call itself what no AE title can be
-            self.trouble = f"{self.remote.ae_title!r} is no AE title that can be called."
+            what = f"{self.remote.ae_title!r} is no AE title that can be called."
+            self._no(what, Trouble.CALLED_AE_TITLE)
             self._close()
             return self
         if assoc.is_established:
             self.assoc = assoc
         else:
-            self.trouble = self._why_not(assoc)
+            self._no(*self._why_not(assoc))
             self._close()
         return self
 
@@ -366,16 +405,28 @@ class _Call:
         self._connected = True
         event.assoc.dul.socket.socket.settimeout(self.timeouts.network_s)
 
-    def _why_not(self, assoc: Association) -> str:
+    def _no(self, trouble: str, kind: Trouble) -> None:
+        self.trouble, self.kind = trouble, kind
+
+    def _why_not(self, assoc: Association) -> tuple[str, Trouble]:
         if assoc.is_rejected:
             answer = assoc.acceptor.primitive
-            return f"The peer rejected the association: {answer.reason_str}."
+            kind = _REJECTIONS.get((answer.result_source, answer.diagnostic), Trouble.REJECTED)
+            return f"The peer rejected the association: {answer.reason_str}.", kind
         if assoc.rejected_contexts:
             self.all_refused = True
-            return "The peer accepted the association, but none of its SOP classes."
+            return "The peer accepted the association, but none of its SOP classes.", Trouble.NO_CONTEXT
         if not self._connected:
-            return f"{self.remote.host}:{self.remote.port} does not take connections."
-        return "The peer did not answer the association request, or aborted it."
+            return f"{self.remote.host}:{self.remote.port} does not take connections.", self._unconnected()
+        return "The peer did not answer the association request, or aborted it.", Trouble.NO_ANSWER
+
+    def _unconnected(self) -> Trouble:
+        error = next((raw.error for raw in self._ae.sockets if raw.error is not None), None)
+        if isinstance(error, ConnectionRefusedError):
+            return Trouble.CONNECTION_REFUSED
+        if isinstance(error, socket.gaierror):
+            return Trouble.HOST_UNKNOWN
+        return Trouble.TIMEOUT if error is None or isinstance(error, TimeoutError) else Trouble.UNREACHABLE
 
     def _cut(self) -> None:
         logger.warning("peer does not move, connection cut", remote=self.remote.ae_title)

@@ -142,6 +142,7 @@ def pacs(
     syntaxes: tuple[str, ...] = BOTH,
     answers: dict[str, list[Any]] | None = None,
     require_calling: list[str] | None = None,
+    require_called: bool = False,
     on_data: Callable[[evt.Event], None] | None = None,
     port: int = 0,
 ) -> Iterator[Pacs]:
@@ -152,6 +153,7 @@ def pacs(
         ae.add_supported_context(sop_class, list(syntaxes))
     ae.add_supported_context(Verification)
     ae.require_calling_aet = require_calling or []
+    ae.require_called_aet = require_called
     handlers: list[Any] = [
         (evt.EVT_C_STORE, archive.handle_store),
         (evt.EVT_REQUESTED, archive.handle_requested),

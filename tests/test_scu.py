@@ -3,6 +3,8 @@
 import socket
 import threading
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from pynetdicom import evt
 from pynetdicom.sop_class import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 
 from hipnode.destinations import RemoteAE
-from hipnode.scu import Outgoing, StoreOutcome, Timeouts, Verdict, echo, send, verdict_of
+from hipnode.scu import Outgoing, StoreOutcome, Timeouts, Trouble, Verdict, echo, send, verdict_of
 from tests.pacs import ABORT, CUT, HANG, pacs
 from tests.peers import Orthanc, free_port
 
@@ -259,8 +261,28 @@ def test_an_echo_says_how_it_went(tmp_path: Path) -> None:
         report = echo(archive.remote, "HIPNODE", QUICK)
     assert (report.ok, report.detail) == (True, "The peer answered.")
     down = echo(RemoteAE("PACS", "127.0.0.1", free_port()), "HIPNODE", QUICK)
-    assert not down.ok
+    assert (down.ok, down.trouble) == (False, Trouble.CONNECTION_REFUSED)
     assert "does not take connections" in down.detail
+
+
+def test_an_echo_tells_the_causes_apart() -> None:
+    def trouble(remote: RemoteAE, calling: str = "HIPNODE") -> Trouble | None:
+        return echo(remote, calling, Timeouts(connect_s=0.5, acse_s=0.5, dimse_s=0.5)).trouble
+
+    with pacs(require_calling=["OTHER"], require_called=True) as archive:
+        assert trouble(archive.remote) is Trouble.CALLING_AE_TITLE
+        assert trouble(replace(archive.remote, ae_title="ELSE"), "OTHER") is Trouble.CALLED_AE_TITLE
+        assert trouble(archive.remote, "OTHER") is None
+    assert trouble(RemoteAE("PACS", "no-such-host.invalid", 104)) is Trouble.HOST_UNKNOWN
+    assert trouble(RemoteAE("PACS", "", 104)) is Trouble.HOST_UNKNOWN
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as silent, ExitStack() as full:
+        remote = RemoteAE("PACS", "127.0.0.1", silent.getsockname()[1])
+        assert trouble(remote) is Trouble.NO_ANSWER  # the kernel takes the call, nobody answers it
+        for _ in range(8):
+            knock = full.enter_context(socket.socket())
+            knock.setblocking(False)
+            knock.connect_ex((remote.host, remote.port))
+        assert trouble(remote) is Trouble.TIMEOUT
 
 
 def test_many_short_associations_leave_no_thread(both: list[Outgoing]) -> None:
