@@ -7,6 +7,7 @@ gets the values it needs as arguments.
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -154,12 +155,43 @@ def load_settings() -> Settings:
     if file and not Path(file).exists():
         raise SettingsError(f"HIPNODE_ENV_FILE names {file}, which is not there.")
     try:
-        return Settings(_env_file=file or "hipnode.env")  # type: ignore[call-arg]  # pydantic-settings adds it
+        return _read(file or "hipnode.env")
     except ValidationError as error:
-        lines = [
-            f"HIPNODE_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg'].removeprefix('Value error, ')}"
-            # a URL may hold a password
-            + ("" if str(e["loc"][-1]).endswith("_url") else f" (it is {e['input']!r})")
-            for e in error.errors()
-        ]
-        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from error
+        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(_wrong(error))) from error
+
+
+def load_usable_settings() -> tuple[Settings, list[str]]:
+    """The same for a diagnosis: in place of each setting that cannot be used its default, and a sentence."""
+    problems = []
+    file: str | None = os.environ.get("HIPNODE_ENV_FILE") or "hipnode.env"
+    if file != "hipnode.env" and not Path(file or "").exists():
+        problems.append(f"HIPNODE_ENV_FILE names {file}, which is not there.")
+    try:
+        return _read(file), problems
+    except ValidationError as error:
+        wrong = error
+    except (OSError, UnicodeDecodeError) as unreadable:
+        problems.append(f"{file} cannot be read ({getattr(unreadable, 'strerror', 'it is no text')}).")
+        file = None
+        try:
+            return _read(file), problems
+        except ValidationError as error:
+            wrong = error
+    names = {str(e["loc"][0]) for e in wrong.errors()}
+    fields = Settings.model_fields
+    defaults = {name: fields[name].get_default(call_default_factory=True) for name in names}
+    return _read(file, **defaults), problems + _wrong(wrong)
+
+
+def _read(file: str | None, **instead: Any) -> Settings:
+    """The settings as they stand; `instead` comes before the environment and the file."""
+    return Settings(_env_file=file, **instead)  # type: ignore[call-arg]  # pydantic-settings adds it
+
+
+def _wrong(error: ValidationError) -> list[str]:
+    return [
+        f"HIPNODE_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg'].removeprefix('Value error, ')}"
+        # a URL may hold a password
+        + ("" if str(e["loc"][-1]).endswith("_url") else f" (it is {e['input']!r})")
+        for e in error.errors()
+    ]

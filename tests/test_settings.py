@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hipnode.errors import SettingsError
-from hipnode.settings import Settings, load_settings
+from hipnode.settings import Settings, load_settings, load_usable_settings
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "hipnode.env.example"
 
@@ -67,3 +67,19 @@ def test_an_ae_title_is_one_as_the_standard_says(monkeypatch, tmp_path, title):
     monkeypatch.setenv("HIPNODE_AE_TITLE", title)
     with pytest.raises(SettingsError, match="HIPNODE_AE_TITLE"):
         load_settings()
+
+
+def test_a_diagnosis_gets_the_settings_that_can_be_used_and_the_rest_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIPNODE_PORT", "70000")
+    monkeypatch.setenv("HIPNODE_DATABASE_URL", "mysql://user:secret@host/db")
+    monkeypatch.setenv("HIPNODE_AE_TITLE", "RIGHT")
+    settings, problems = load_usable_settings()
+    assert (settings.port, settings.database_url, settings.ae_title) == (11112, "", "RIGHT")
+    assert [problem.split(":")[0] for problem in problems] == ["HIPNODE_PORT", "HIPNODE_DATABASE_URL"]
+    assert "secret" not in "".join(problems)
+    (tmp_path / "site.env").write_bytes(b"HIPNODE_AE_TITLE=\xff")
+    monkeypatch.setenv("HIPNODE_ENV_FILE", "site.env")
+    assert load_usable_settings()[1][0] == "site.env cannot be read (it is no text)."
+    monkeypatch.setenv("HIPNODE_ENV_FILE", "nowhere.env")
+    assert "nowhere.env, which is not there" in load_usable_settings()[1][0]
