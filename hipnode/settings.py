@@ -1,4 +1,7 @@
-"""Everything a site may change, read once at the door from `HIPNODE_*` (and `hipnode.env`).
+"""Everything a site may change, read once at the door from `HIPNODE_*`, `hipnode.env` and secret files.
+
+A secret file holds one setting and is named like it in lower case, for example
+/run/secrets/hipnode_database_url. The environment wins over hipnode.env, and that over a secret file.
 
 Settings are made in the command line, the web door and Alembic's env.py; every other room
 gets the values it needs as arguments.
@@ -10,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from hipnode.errors import SettingsError
+
+SECRETS = Path("/run/secrets")
+"""Where container engines put secret files; HIPNODE_SECRETS_DIR names another folder."""
 
 
 def _state_folder() -> Path:
@@ -96,6 +104,18 @@ class Settings(BaseSettings):
 
     log_json: bool = Field(False, description="Log one JSON object a line instead of text")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # ours can say which file is wrong
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where settings come from; the first that knows one wins."""
+        return init_settings, env_settings, dotenv_settings, _SecretFiles(settings_cls)
+
     @field_validator("ae_title")
     @classmethod
     def _ae_title(cls, title: str) -> str:
@@ -146,23 +166,59 @@ class Settings(BaseSettings):
         return [self.data / "packages", *(Path(p) for p in self.packages.split(":") if p)]
 
 
+class _SecretFiles(PydanticBaseSettingsSource):
+    """The settings that have a secret file."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """One of them, as pydantic-settings asks for it."""
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """All of them; what cannot be read is left out, and told by load_settings."""
+        return {**_read_secrets()[0]}
+
+
+def _read_secrets() -> tuple[dict[str, str], list[str]]:
+    """Setting -> content of its secret file without white space around it; and what cannot be read."""
+    named = os.environ.get("HIPNODE_SECRETS_DIR")
+    folder = Path(named) if named else SECRETS
+    # A /run/secrets that is not there, or that this user may not enter, is not meant for us.
+    if not folder.is_dir() or not os.access(folder, os.X_OK):
+        return {}, [f"HIPNODE_SECRETS_DIR names {folder}, which this user cannot enter."] if named else []
+    values, problems = {}, []
+    for name in Settings.model_fields:
+        file = folder / f"hipnode_{name}"
+        try:
+            values[name] = file.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            problems.append(f"HIPNODE_{name.upper()}: {file} cannot be read ({why}).")
+    return values, problems
+
+
 def load_settings() -> Settings:
-    """Read the environment, and the file `HIPNODE_ENV_FILE` or ./hipnode.env where there is one.
+    """Read the environment, `HIPNODE_ENV_FILE` or ./hipnode.env where there is one, and secret files.
 
     Raises SettingsError that names each wrong setting and what it may be.
     """
     file = os.environ.get("HIPNODE_ENV_FILE")
     if file and not Path(file).exists():
         raise SettingsError(f"HIPNODE_ENV_FILE names {file}, which is not there.")
+    problems, cause = _read_secrets()[1], None
     try:
-        return _read(file or "hipnode.env")
+        settings = _read(file or "hipnode.env")
     except ValidationError as error:
-        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(_wrong(error))) from error
+        problems, cause = problems + _wrong(error), error
+    if problems:
+        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(problems)) from cause
+    return settings
 
 
 def load_usable_settings() -> tuple[Settings, list[str]]:
     """The same for a diagnosis: in place of each setting that cannot be used its default, and a sentence."""
-    problems = []
+    problems = _read_secrets()[1]
     file: str | None = os.environ.get("HIPNODE_ENV_FILE") or "hipnode.env"
     if file != "hipnode.env" and not Path(file or "").exists():
         problems.append(f"HIPNODE_ENV_FILE names {file}, which is not there.")
@@ -189,9 +245,14 @@ def _read(file: str | None, **instead: Any) -> Settings:
 
 
 def _wrong(error: ValidationError) -> list[str]:
-    return [
-        f"HIPNODE_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg'].removeprefix('Value error, ')}"
-        # a URL may hold a password
-        + ("" if str(e["loc"][-1]).endswith("_url") else f" (it is {e['input']!r})")
-        for e in error.errors()
-    ]
+    secrets = _read_secrets()[0]
+    return [_sentence(each, secrets) for each in error.errors()]
+
+
+def _sentence(error: ErrorDetails, secrets: dict[str, str]) -> str:
+    name = "_".join(str(part) for part in error["loc"])
+    says = f"HIPNODE_{name.upper()}: {error['msg'].removeprefix('Value error, ')}"
+    if name in secrets and secrets[name] == error["input"]:
+        return f"{says} (it stands in the secret file hipnode_{name})"
+    # a URL may hold a password
+    return says if name.endswith("_url") else f"{says} (it is {error['input']!r})"
