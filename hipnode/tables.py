@@ -290,3 +290,26 @@ class Worker(Base):
     device: Mapped[str | None] = mapped_column(String(64))
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+    bell_at: Mapped[datetime | None]  #: when it last answered a bell
+
+
+class Peer(Base):
+    """Who knocked at the SCP: one calling AE title at one address that asked for one called AE title.
+
+    Titles are printable ASCII, empty where a connection ended before it named them.
+    """
+
+    __tablename__ = "peers"
+    __table_args__ = (UniqueConstraint("calling_ae_title", "address", "called_ae_title"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    address: Mapped[str] = mapped_column(String(45))
+    called_ae_title: Mapped[str] = mapped_column(String(16))
+    first_seen_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime] = mapped_column(index=True)
+    associations: Mapped[int] = mapped_column(BigInteger)  #: accepted
+    refusals: Mapped[int] = mapped_column(BigInteger)  #: associations rejected, connections dropped
+    instances: Mapped[int] = mapped_column(BigInteger)  #: C-STORE answered 0x0000
+    stores_refused: Mapped[int] = mapped_column(BigInteger)  #: C-STORE answered with a failure
+    last_refusal: Mapped[str | None] = mapped_column(String(32))  #: NOT_ALLOWED, BUSY, A700, ...
+    last_refused_at: Mapped[datetime | None]

@@ -157,6 +157,15 @@ class TestWorkers:
         assert (one.seen_at - one.started_at).total_seconds() == 10
         assert [w.name for w in journey.do(ledger.workers)] == ["host:2", "host:1"]
 
+    def test_a_heartbeat_without_news_of_a_bell_keeps_the_last_one(self, journey: Journey) -> None:
+        self.beat(journey, "host:1")
+        assert journey.do(ledger.workers)[0].bell_at is None
+        rung = journey.now
+        self.beat(journey, "host:1", bell_at=rung)
+        self.beat(journey.later(10), "host:1")
+        (worker,) = journey.do(ledger.workers)
+        assert (worker.bell_at, worker.seen_at) == (rung, journey.now)
+
     def test_a_worker_says_goodbye_or_is_forgotten_after_a_day(self, journey: Journey) -> None:
         self.beat(journey, "host:1")
         self.beat(journey, "host:2")

@@ -34,8 +34,8 @@ def tables(url: str) -> set[str]:
 
 
 def test_up_check_every_status_and_down(url: str) -> None:
-    assert migrations.upgrade(url) == migrations.head() == "0001"
-    assert migrations.current(url) == "0001"
+    assert migrations.upgrade(url) == migrations.head() == "0002"
+    assert migrations.current(url) == "0002"
     assert migrations.check(url) == []
     assert tables(url) == set(Base.metadata.tables)
     sessions = ledger.sessions(url)
@@ -67,6 +67,66 @@ def test_up_check_every_status_and_down(url: str) -> None:
     assert migrations.current(url) is None
 
 
+def rows(url: str) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of the tables of revision 0001, their columns of then."""
+    sessions = ledger.sessions(url)
+    found = {}
+    with ledger.reading(sessions) as session:
+        for name in sorted(set(Base.metadata.tables) - {"peers"}):
+            columns = ", ".join(c.name for c in Base.metadata.tables[name].c if c.name != "bell_at")
+            order = ", ".join(c.name for c in Base.metadata.tables[name].primary_key)
+            found[name] = [
+                tuple(map(str, row))
+                for row in session.execute(text(f"SELECT {columns} FROM {name} ORDER BY {order}"))  # noqa: S608
+            ]
+    sessions.kw["bind"].dispose()
+    return found
+
+
+def test_rows_in_every_state_survive_the_way_to_0002_and_back(url: str) -> None:
+    from tests.ledger_steps import Journey
+
+    migrations.upgrade(url, "0001")
+    sessions = ledger.sessions(url)
+    journey = Journey(sessions)
+    journey.delivering("1.2")  # rows in every table but that of the workers
+    with ledger.transaction(sessions) as session:
+        for number, status in enumerate(AnalysisStatus, start=10):
+            session.add(analysis(1, number=number, status=status))
+        for status in DeliveryStatus:
+            session.add(
+                Delivery(
+                    result_id=1, destination=status.value, status=status, opened_at=START, updated_at=START
+                )
+            )
+        for kind in ("analyse", "deliver", "node"):
+            session.execute(
+                text(
+                    "INSERT INTO workers (name, kind, packages, started_at, seen_at)"
+                    " VALUES (:name, :kind, '{}', :at, :at)"
+                ),
+                {"name": f"{kind}@host:1", "kind": kind, "at": START.isoformat(" ")},
+            )
+    sessions.kw["bind"].dispose()
+    before = rows(url)
+    assert all(before.values()), before
+
+    assert migrations.upgrade(url) == "0002"
+    assert rows(url) == before
+    assert migrations.check(url) == []
+    sessions = ledger.sessions(url)
+    with ledger.transaction(sessions) as session:
+        assert {worker.bell_at for worker in ledger.workers(session)} == {None}
+        ledger.record_peers(session, [ledger.PeerSeen("PACS", "10.1.2.3", "HIPNODE", associations=1)], START)
+    sessions.kw["bind"].dispose()
+
+    assert migrations.downgrade(url, "0001") == "0001"
+    assert rows(url) == before
+    assert "peers" not in tables(url)
+    assert migrations.upgrade(url) == "0002"  # and there again
+    assert rows(url) == before
+
+
 def test_the_migrated_tables_serve_the_ledger(url: str) -> None:
     from tests.ledger_steps import Journey
 
@@ -91,7 +151,7 @@ def test_four_processes_that_upgrade_at_once_all_succeed(url: str) -> None:
         for _ in range(4)
     ]
     said = [(up.communicate(), up.returncode) for up in ups]
-    assert [(out.strip(), code) for (out, _), code in said] == [(b"0001", 0)] * 4, said
+    assert [(out.strip(), code) for (out, _), code in said] == [(b"0002", 0)] * 4, said
 
 
 def test_an_empty_place_has_no_revision_and_stays_empty(tmp_path: Path) -> None:
@@ -150,7 +210,7 @@ def test_alembic_itself_works_on_the_settings(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert migrations.current(f"sqlite:///{tmp_path / 'hipnode.db'}") == "0001"
+    assert migrations.current(f"sqlite:///{tmp_path / 'hipnode.db'}") == "0002"
 
 
 def test_migrations_are_found_in_a_wheel(tmp_path: Path) -> None:
@@ -194,7 +254,7 @@ def test_migrations_are_found_in_a_wheel(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     folder, revision = done.stdout.split()
-    assert (Path(folder), revision) == (site / "hipnode" / "_alembic", "0001")
+    assert (Path(folder), revision) == (site / "hipnode" / "_alembic", "0002")
 
 
 def test_a_place_without_migrations_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

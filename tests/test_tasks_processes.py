@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from hipnode import ledger, queue
 from hipnode.children import Children
+from hipnode.errors import LedgerDown
 from hipnode.status import AnalysisStatus
 from tests.factories import make_radiograph
 from tests.pacs import Pacs, pacs
@@ -219,6 +221,42 @@ def test_a_bell_counts_as_heard_even_if_nothing_could_be_done(watched: Watched) 
     watched.look_after(1, later + 110)
     watched.look_after(1, later + 200)
     assert watched.left == []
+
+
+def test_a_bell_answered_stands_in_the_ledger_before_the_next_heartbeat(
+    watched: Watched, one: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beat() -> ledger.WorkerRow | None:
+        with ledger.reading(one.rooms.sessions) as session:
+            return next(iter(ledger.workers(session)), None)
+
+    watched.beat_s = 3600
+    watching = threading.Thread(target=watched._watch)
+    watching.start()
+    try:
+        wait_for(beat, "the first heartbeat", 30)
+        assert beat().bell_at is None
+        rung = one.rooms.clock()
+        watched.answer_bell()
+        wait_for(lambda: beat().bell_at, "the bell is written down", 30)
+        assert rung <= beat().bell_at <= one.rooms.clock()
+
+        tried = threading.Event()
+
+        def fail(*_: object) -> None:
+            tried.set()
+            raise LedgerDown("the database is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "heartbeat", fail)
+            watched.answer_bell()  # nobody hears of it, and nothing breaks
+            assert tried.wait(30)
+        again = one.rooms.clock()
+        watched.answer_bell()
+        wait_for(lambda: beat().bell_at >= again, "the next one is written down", 30)
+    finally:
+        one.rooms.stopping.set()
+        watching.join()
 
 
 def test_a_job_that_does_not_come_back_ends_the_process(watched: Watched, one: Node) -> None:

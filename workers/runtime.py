@@ -14,7 +14,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
 import structlog
@@ -42,6 +43,9 @@ logger = structlog.get_logger(__name__)
 
 BEAT_S = 10.0
 """Seconds between heartbeats; each also looks whether work waits."""
+
+BELL_S = 1.0
+"""An answered bell is written down at most this often."""
 
 DEAF_S = 120.0
 """Work that waits this long without any bell heard means that the connection to the broker is dead."""
@@ -125,12 +129,14 @@ class Worker:
     _running: dict[int, float] = field(default_factory=dict)  #: thread id -> start, monotonic
     _looked: float = field(default_factory=time.monotonic)  #: when a bell was last answered
     _waiting_since: float | None = None  #: work has waited, and no bell was heard, since
+    _bell_at: datetime | None = None  #: when a bell was last answered
+    _rung: threading.Event = field(default_factory=threading.Event)  #: that is not written down yet
 
     def run(self, settings: Settings, pool: list[str]) -> None:
         """Look once, then answer bells until SIGTERM or SIGINT."""
         app = queue.configure(settings.broker, settings.data / "broker")
         app.amqp.Connection = PatientConnection
-        tasks.employ(self.queue_name, self.answer)
+        tasks.employ(self.queue_name, self.answer_bell)
         _keep_logging()
         signals.worker_shutting_down.connect(self._stop, weak=False)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -152,6 +158,12 @@ class Worker:
             tasks.dismiss()
             self._goodbye()
             logger.info("worker ended", queue=self.queue_name)
+
+    def answer_bell(self) -> None:
+        """Do the job because a bell rang. The thread that watches writes down that it did, not the job's."""
+        self._bell_at = self.rooms.clock()
+        self._rung.set()
+        self.answer()
 
     def answer(self) -> None:
         """Do the job once. Nothing is raised: a broker has no use for it, and a traceback may quote data."""
@@ -177,20 +189,31 @@ class Worker:
     # --- Heartbeat and watchdog ----------------------------------------------------------------
 
     def _watch(self) -> None:
-        while True:
-            try:
-                self._beat()
-            except LedgerDown as error:
-                logger.warning("no heartbeat", why=str(error))
-            except Exception as error:  # noqa: BLE001  # a watchdog that dies watches nothing
-                logger.error("no heartbeat", where=where(error))  # noqa: TRY400
-            if self.rooms.stopping.wait(self.beat_s):
-                return
+        """Beat every beat_s, and write down a bell that was answered in between at most every BELL_S."""
+        stopping = self.rooms.stopping
+        while not stopping.is_set():
+            self._try(self._beat)
+            until = time.monotonic() + self.beat_s
+            while not stopping.wait(min(BELL_S, self.beat_s)) and time.monotonic() < until:
+                if self._rung.is_set():
+                    self._try(self._say_alive)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except LedgerDown as error:
+            logger.warning("no heartbeat", why=str(error))
+        except Exception as error:  # noqa: BLE001  # a watchdog that dies watches nothing
+            logger.error("no heartbeat", where=where(error))  # noqa: TRY400
+
+    def _say_alive(self) -> None:
+        self._rung.clear()
+        with ledger.transaction(self.rooms.sessions) as session:
+            ledger.heartbeat(session, replace(self.beat, bell_at=self._bell_at), self.rooms.clock())
 
     def _beat(self) -> None:
+        self._say_alive()
         sessions, now, policy = self.rooms.sessions, self.rooms.clock(), self.rooms.policy
-        with ledger.transaction(sessions) as session:
-            ledger.heartbeat(session, self.beat, now)
         with ledger.reading(sessions) as session:
             due = ledger.due(session, now, policy.max_attempts, policy.analysis_deadline_s)
         work = due.analyses if self.queue_name == queue.ANALYSE else due.notices + due.deliveries

@@ -40,6 +40,7 @@ from hipnode.ledger.instances import (
     sources_of_study,
 )
 from hipnode.ledger.mover import advance
+from hipnode.ledger.peers import PeerRow, PeerSeen, list_peers, record_peers
 from hipnode.ledger.records import (
     AnalysisDetail,
     Claim,
@@ -93,6 +94,8 @@ __all__ = [
     "InstanceRow",
     "KeptFile",
     "OpenAnalysis",
+    "PeerRow",
+    "PeerSeen",
     "ReceivedInstance",
     "Recorded",
     "RecordedResults",
@@ -125,6 +128,7 @@ __all__ = [
     "kept_files",
     "known_result_uid",
     "last_sender",
+    "list_peers",
     "list_studies",
     "live_packages",
     "mark_found",
@@ -138,6 +142,7 @@ __all__ = [
     "record_committed",
     "record_instance",
     "record_outcomes",
+    "record_peers",
     "record_results",
     "release",
     "resolve_study",

@@ -243,6 +243,7 @@ class WorkerBeat:
     kind: Literal["analyse", "deliver", "node"]
     packages: Mapping[str, str] = field(default_factory=dict)
     device: str | None = None
+    bell_at: datetime | None = None  #: when it last answered a bell; None: no news of that
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,7 @@ class WorkerRow:
     device: str | None
     started_at: datetime
     seen_at: datetime
+    bell_at: datetime | None  #: when it last answered a bell
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ def heartbeat(session: Session, beat: WorkerBeat, now: datetime) -> None:
     """Note that a worker lives. Rows of workers unheard of for a day go."""
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     values = {"kind": beat.kind, "packages": dict(beat.packages), "device": beat.device, "seen_at": now}
+    if beat.bell_at is not None:
+        values["bell_at"] = beat.bell_at
     session.execute(
         insert(Worker)
         .values(name=beat.name, started_at=now, **values)
@@ -82,7 +84,13 @@ def workers(session: Session) -> list[WorkerRow]:
     """The workers as last heard of, latest first."""
     rows = session.execute(
         select(
-            Worker.name, Worker.kind, Worker.packages, Worker.device, Worker.started_at, Worker.seen_at
+            Worker.name,
+            Worker.kind,
+            Worker.packages,
+            Worker.device,
+            Worker.started_at,
+            Worker.seen_at,
+            Worker.bell_at,
         ).order_by(Worker.seen_at.desc())
     )
     return [WorkerRow(*row) for row in rows]
