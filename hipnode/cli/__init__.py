@@ -25,6 +25,7 @@ _COMMANDS = {
     "explain": "hipnode.cli.explain:explain",
     "models": "hipnode.cli.models:models",
     "db": "hipnode.cli.db:db",
+    "install": "hipnode.cli.install:install",
     "demo": "hipnode.demo:demo",
 }
 
