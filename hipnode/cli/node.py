@@ -78,8 +78,8 @@ def serve() -> None:
     configure_queue(settings)
     spool = Spool(settings.spool, settings.low_water_bytes)
     packages, limits = _Installed(settings.package_folders), _limits(settings)
-    children = Children(
-        1, settings.decode_timeout_s, settings.decode_memory_bytes, settings.decode_max_pixels
+    children = Children(  # two: a study whose files hang has one of them at most
+        2, settings.decode_timeout_s, settings.decode_memory_bytes, settings.decode_max_pixels
     )
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

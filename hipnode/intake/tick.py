@@ -1,6 +1,5 @@
-"""Intake: closes studies that are complete, and keeps work moving. It runs beside the SCP.
+"""The tick (1 s) finds stable studies, lets selection decide which images are ours, and queues them.
 
-The tick (1 s) finds stable studies, lets selection decide which images are ours, and queues them.
 The sweep (10 s) takes back expired leases and rings for whatever is due, so that a lost bell, worker or
 broker costs time and never a study.
 """
@@ -9,31 +8,24 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import faults, ledger, queue
 from hipnode.children import PERHAPS_NOT_THE_IMAGE
-from hipnode.errors import (
-    IllegalTransition,
-    ImageRejected,
-    LedgerDown,
-    OutOfResources,
-    SpoolMissing,
-    StoreRefused,
-)
+from hipnode.errors import IllegalTransition, ImageRejected, LedgerDown
 from hipnode.findings import Reason
-from hipnode.identity import read_identity
-from hipnode.ledger import Image, ImageDecision, OpenAnalysis, ReceivedInstance
+from hipnode.intake.looks import FactsReader, Look, Looks
+from hipnode.ledger import Image, ImageDecision, OpenAnalysis
 from hipnode.logs import hashed
 from hipnode.selection import Facts, Selection, select_study
-from hipnode.spool import Spool, data_set_sha256
+from hipnode.spool import Spool
 from hipnode.status import ReasonCode
 
 logger = structlog.get_logger(__name__)
@@ -42,14 +34,6 @@ _AT_ONCE = 100
 _LIMIT_TRIES = 3
 _TROUBLE_TRIES = 8
 _TIDY_EVERY_S = 600.0
-_ORPHAN_RESULT_S = 3600.0
-
-
-class FactsReader(Protocol):
-    """Reads header facts in a killable child (hipnode.children.Children)."""
-
-    def read_facts(self, path: Path) -> Facts:
-        """Header facts of one stored file. Raises ImageRejected."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +71,11 @@ class Intake:
         pace: Pace | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._sessions, self._spool, self._children = sessions, spool, children
+        self._sessions, self._spool = sessions, spool
         self._selection, self._packages, self._receiving = selection, packages, receiving
         self._pace, self._clock = pace or Pace(), clock
         self._put_off: dict[int, _PutOff] = {}
+        self._looks = Looks(sessions, spool, children, self._clock)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
@@ -99,10 +84,11 @@ class Intake:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the study under way."""
+        """Stop after the study under way; headers that are still read are left to the next start."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._looks.stop()
 
     @property
     def alive(self) -> bool:
@@ -113,7 +99,7 @@ class Intake:
         sweep_at = tidy_at = time.monotonic()
         while not self._stopping.wait(self._pace.tick_s):
             with _kept_going("tick"):
-                self.tick()
+                self.tick(self._pace.tick_s)
             if time.monotonic() >= sweep_at:
                 with _kept_going("sweep"):
                     self.sweep()
@@ -124,8 +110,12 @@ class Intake:
                     queue.purge_stale()
                 tidy_at = time.monotonic() + _TIDY_EVERY_S
 
-    def tick(self) -> int:
-        """Close every study that is stable. How many were queued."""
+    def tick(self, patience_s: float | None = None) -> int:
+        """Close every study that is stable. How many were queued.
+
+        patience_s: how long to wait for headers; a study whose files take longer is closed by a later
+            tick. None: as long as they take.
+        """
         pace = self._pace
         if not self._spool.present:
             logger.error("spool missing", path=str(self._spool.root))
@@ -137,18 +127,28 @@ class Intake:
                 pace.stable_age_s,
                 pace.stable_cap_s,
                 self._receiving(),
-                _AT_ONCE + len(self._put_off),
+                _AT_ONCE + len(self._put_off) + len(self._looks),
             )
         self._put_off = {one.analysis_id: p for one in opened if (p := self._put_off.get(one.analysis_id))}
-        return sum(self._closed(one) for one in opened if not self._stopping.is_set())
+        looks = {self._looks.of(one): one for one in opened if not self._waits(one)}
+        queued = 0
+        with suppress(TimeoutError):
+            for look in as_completed(looks, patience_s):
+                if self._stopping.is_set():
+                    break
+                queued += self._closed(looks[look], look)
+        self._looks.forget({one.analysis_id for one in opened})
+        return queued
 
-    def _closed(self, one: OpenAnalysis) -> bool:
-        """Close one study and ring; trouble with it is its own, and bounded."""
-        waits = self._put_off.get(one.analysis_id)
-        if waits is not None and time.monotonic() < waits.until:
-            return False
+    def _waits(self, one: OpenAnalysis) -> bool:
+        put_off = self._put_off.get(one.analysis_id)
+        return put_off is not None and time.monotonic() < put_off.until
+
+    def _closed(self, one: OpenAnalysis, look: Future[Look]) -> bool:
+        """Close one study that was looked at, and ring; trouble with it is its own, and bounded."""
+        one = replace(self._looks.take(one.analysis_id), over=one.over)
         try:
-            queued = self._close(one)
+            queued = self._close(one, look.result())
         except LedgerDown as error:
             logger.warning("ledger down", analysis=one.analysis_id, why=str(error))
             return False
@@ -189,52 +189,25 @@ class Intake:
             queue.ring_deliver()
         return report
 
-    def _close(self, opened: OpenAnalysis) -> bool:
+    def _close(self, opened: OpenAnalysis, look: Look) -> bool:
         """Queue a stable study, or end it. False when it was not queued."""
-        with ledger.reading(self._sessions) as session:
-            images = ledger.sources_of_study(session, opened.study_id)
-        if not images:
+        if not look.images:
             self._end(opened, Reason.of(ReasonCode.REVISION_CONFLICT))
             return False
-        facts, rejected = self._look(images)
-        if not facts:
-            # a limit that was hit, or a child that was killed, may be the machine's fault and not the file's
-            perhaps_not_the_file = any(
-                error.code is ReasonCode.DECODE_LIMIT or error.sentence in PERHAPS_NOT_THE_IMAGE
-                for error in rejected.values()
-            )
-            if not perhaps_not_the_file or not self._again(opened, _LIMIT_TRIES):
-                first = next(iter(rejected.values()))
-                self._end(opened, Reason(first.code, first.sentence))
+        # a limit that was hit, or a child that was killed, may be the machine's fault and not the file's
+        perhaps_not_the_file = any(
+            error.code is ReasonCode.DECODE_LIMIT or error.sentence in PERHAPS_NOT_THE_IMAGE
+            for error in look.rejected.values()
+        )
+        unsure = not look.whole or (not look.facts and perhaps_not_the_file)
+        if unsure and self._again(opened, _LIMIT_TRIES):
+            return False
+        if not look.facts:
+            first = next(iter(look.rejected.values()))
+            self._end(opened, Reason(first.code, first.sentence))
             return False
         faults.point("intake.looked")
-        return self._book(opened, _choose(self._selection, images, facts, rejected))
-
-    def _look(self, images: Sequence[Image]) -> tuple[dict[int, Facts], dict[int, ImageRejected]]:
-        """Header facts by instance id, and why the others have none."""
-        facts: dict[int, Facts] = {}
-        rejected: dict[int, ImageRejected] = {}
-        for image in images:
-            try:
-                facts[image.instance_id] = self._children.read_facts(self._path(image))
-            except ImageRejected as error:
-                rejected[image.instance_id] = error
-        return facts, rejected
-
-    def _path(self, image: Image) -> Path:
-        """Where the image lies. Raises ImageRejected, with a note in the books, when it does not."""
-        missing = image.missing or not self._spool.holds(image.relative_path)
-        if image.missing and image.relative_path:  # it was missed once: is it back, and whole?
-            with suppress(SpoolMissing):
-                self._spool.verify(image.relative_path, image.sha256)
-                missing = False
-        if missing != image.missing:
-            noted = ledger.mark_missing if missing else ledger.mark_found
-            with ledger.transaction(self._sessions) as session:
-                noted(session, image.instance_id, "intake", self._clock())
-        if missing:
-            raise ImageRejected(ReasonCode.SPOOL_MISSING)
-        return self._spool.path(image.relative_path)
+        return self._book(opened, _choose(self._selection, look.images, look.facts, look.rejected))
 
     def _book(self, opened: OpenAnalysis, chosen: "_Chosen") -> bool:
         now = self._clock()
@@ -322,107 +295,6 @@ def _choose(
         )
     reason = study.reason or Reason.of(ReasonCode.NOT_A_RADIOGRAPH)
     return _Chosen(tuple(decisions), package_of, packages, reason)
-
-
-@dataclass(frozen=True)
-class Reconciled:
-    """What `reconcile` did: files put into the books, doubles and orphans removed, lost and found ones."""
-
-    adopted: int = 0
-    removed: int = 0
-    quarantined: int = 0
-    missing: int = 0
-    found: int = 0
-
-
-def reconcile(
-    sessions: sessionmaker[Session], spool: Spool, now: datetime, settled_before: datetime | None = None
-) -> Reconciled:
-    """Make spool and ledger agree, before the SCP listens.
-
-    A file without a row was kept but never acknowledged: it is put into the books, or into quarantine
-    when it cannot be read. A row without a file is marked SPOOL_MISSING; sent again, it comes back.
-    A result without a row can be built again and is removed after an hour.
-    settled_before: files written later are left alone (another node may be writing them); default `now`.
-    """
-    before = (settled_before or now).timestamp()
-    with ledger.reading(sessions) as session:
-        kept = {file.relative_path: file for file in ledger.kept_files(session)}
-    adopted = removed = quarantined = missing = found = 0
-    for path in spool.files("instances"):
-        if path not in kept and _written(spool, path) <= before:
-            what = _adopt(sessions, spool, path, now)
-            adopted, removed = adopted + (what == "adopted"), removed + (what == "removed")
-            quarantined += what == "quarantined"
-    for path in spool.files("results"):
-        if path not in kept and _written(spool, path) <= before - _ORPHAN_RESULT_S:
-            spool.remove(path)
-            removed += 1
-    for file in kept.values():
-        if file.instance_id is not None and (noted := _agree(spool, file)):
-            with ledger.transaction(sessions) as session:
-                noted(session, file.instance_id, "reconcile", now)
-            missing, found = missing + (noted is ledger.mark_missing), found + (noted is ledger.mark_found)
-    done = Reconciled(adopted, removed, quarantined, missing, found)
-    if done != Reconciled():
-        logger.warning("spool and ledger reconciled", **done.__dict__)
-    return done
-
-
-def _agree(spool: Spool, file: ledger.KeptFile) -> Callable[[Session, int, str, datetime], None] | None:
-    """What is to be noted so that the books agree with the disk; None when they do."""
-    if not file.marked_missing:
-        return None if spool.holds(file.relative_path) else ledger.mark_missing
-    try:
-        spool.verify(file.relative_path, file.sha256)
-    except SpoolMissing:
-        return None
-    return ledger.mark_found
-
-
-def _adopt(sessions: sessionmaker[Session], spool: Spool, path: str, now: datetime) -> str:
-    try:
-        with spool.data_set(path) as (data_set, transfer_syntax_uid):
-            identity, size_bytes = read_identity(data_set, transfer_syntax_uid), len(data_set)
-    except (StoreRefused, SpoolMissing):
-        return _quarantine(spool, path)
-    received = ReceivedInstance(
-        study_instance_uid=identity.study_instance_uid,
-        series_instance_uid=identity.series_instance_uid,
-        sop_instance_uid=identity.sop_instance_uid,
-        sop_class_uid=identity.sop_class_uid,
-        transfer_syntax_uid=transfer_syntax_uid,
-        patient_id=identity.patient_id,
-        accession_number=identity.accession_number,
-        calling_ae_title="",  # the sender had no answer and comes again; then it is known
-        peer_address="",
-        sha256=data_set_sha256(spool.path(path)),
-        size_bytes=size_bytes,
-        relative_path=path,
-    )
-    with ledger.transaction(sessions) as session:
-        recorded = ledger.record_instance(session, received, now, spool.holds)
-    if recorded.spare is not None:
-        spool.remove(recorded.spare)
-        return "removed"
-    return "adopted"
-
-
-def _quarantine(spool: Spool, path: str) -> str:
-    try:
-        spool.quarantine(spool.path(path).read_bytes(), "found in the spool without a row, and not readable")
-        spool.remove(path)
-    except (OSError, OutOfResources) as error:  # no room now, or no file: studies come in all the same
-        logger.warning("file without a row left where it is", path=path, error=type(error).__name__)
-        return "left"
-    return "quarantined"
-
-
-def _written(spool: Spool, path: str) -> float:
-    try:
-        return spool.path(path).stat().st_mtime
-    except FileNotFoundError:  # another node was quicker
-        return float("inf")
 
 
 @contextmanager
