@@ -5,6 +5,7 @@ torch is imported inside the commands that use it, so that the others run where 
 
 import json
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,10 +21,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hipnode import logs, migrations
-from hipnode.cli.doors import make_data_folder
+from hipnode import ledger, logs, migrations
+from hipnode.cli.doors import make_data_folder, open_ledger
 from hipnode.errors import HipnodeError, LedgerDown
 from hipnode.settings import Settings, load_settings
+from workers.names import here
 
 worker = typer.Typer(no_args_is_help=True, help="A worker behind the queue.")
 
@@ -74,6 +76,27 @@ def worker_deliver() -> None:
 
     settings = _worker_settings()
     start_deliver_worker(settings)
+
+
+@worker.command("check")
+def worker_check(
+    kind: Annotated[Literal["analyse", "deliver"], typer.Argument(help="Which worker.")],
+    within_s: Annotated[float, typer.Option(min=1, help="Seconds its last heartbeat may be old.")] = 60,
+) -> None:
+    """Say whether a worker of this machine wrote its heartbeat lately: the health check of a container.
+
+    Exit code 1 when none did, or when the database does not answer. Example: `hipnode worker check analyse`
+    """
+    with ledger.reading(open_ledger(load_settings())) as session:
+        rows = [row for row in ledger.workers(session) if row.name.startswith(here(kind))]
+    ages = [(datetime.now(UTC) - row.seen_at).total_seconds() for row in rows]
+    if not ages:
+        raise HipnodeError(f"No {kind} worker of this machine is known: it has not started, or it ended.")
+    if min(ages) > within_s:
+        raise HipnodeError(
+            f"The {kind} worker of this machine wrote its last heartbeat {min(ages):.0f} s ago."
+        )
+    typer.echo(f"The {kind} worker of this machine wrote its heartbeat {min(ages):.0f} s ago.")
 
 
 def analyse(

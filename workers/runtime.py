@@ -8,7 +8,6 @@ that is open and dead), so that its supervisor starts it again.
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 import warnings
@@ -37,6 +36,7 @@ from hipnode.spool import Spool
 from workers import tasks
 from workers.analyse_job import AnalyseJob, Loaded
 from workers.deliver_job import DeliverJob
+from workers.names import worker_name
 from workers.rooms import LONGEST_JOB_S, ROUND_S, Policy, Rooms, where
 
 logger = structlog.get_logger(__name__)
@@ -263,7 +263,7 @@ def _rooms(settings: Settings, kind: str) -> Iterator[Rooms]:
             children=children,
             destinations=DestinationsFile(settings.destinations),
             installation=Installation(installation_uid(settings.data), settings.ae_title),
-            owner=f"{kind}@{socket.gethostname()[:64]}:{os.getpid()}",
+            owner=worker_name(kind),
             policy=Policy.of(settings),
         )
 
