@@ -348,6 +348,16 @@ class TestNotice:
         assert journey.do(ledger.sweep, journey.later(25 * 3600).now).overdue == 1
         assert (journey.status(1), journey.analysis(1).reason_code) == (A.FAILED, ReasonCode.NO_PACKAGE)
 
+    @pytest.mark.parametrize(("most", "code"), [(1, DECODE.code), (2, ReasonCode.NO_PACKAGE)])
+    def test_what_nobody_comes_for_names_what_used_up_the_attempts_this_site_allows(
+        self, journey: Journey, most: int, code: ReasonCode
+    ) -> None:
+        journey.queued()
+        (claim,) = journey.claim()
+        journey.do(ledger.release, claim, DECODE, journey.now, 1, most)
+        assert journey.do(ledger.sweep, journey.later(25 * 3600).now, max_attempts=most).overdue == 1
+        assert (journey.status(1), journey.analysis(1).reason_code) == (A.FAILED, code)
+
     def test_two_packages_look_at_one_study(self, journey: Journey) -> None:
         journey.receive()
         journey.later(11)

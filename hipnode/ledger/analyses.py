@@ -351,14 +351,15 @@ def expire_leases(session: Session, now: datetime, lease_s: float) -> int:
     return len(rows)
 
 
-def fail_overdue_notices(session: Session, now: datetime, after_s: float) -> int:
+def fail_overdue_notices(session: Session, now: datetime, after_s: float, max_attempts: int) -> int:
     """QUEUED -> FAILED, without a notice, where nobody came to build one. How many."""
     known = live_packages(session, now)
     rows = session.execute(
         _candidates(now).where(Analysis.queued_at <= now - timedelta(seconds=after_s)).limit(100)
     ).all()
     for row in rows:
-        advance(session, Before(row.id, row.fence, "sweep"), AnalysisStatus.FAILED, now, _why(row, 3, known))
+        why = _why(row, max_attempts, known)
+        advance(session, Before(row.id, row.fence, "sweep"), AnalysisStatus.FAILED, now, why)
     return len(rows)
 
 

@@ -55,7 +55,7 @@ def sweep(
         .where(Analysis.status == AnalysisStatus.QUEUED, Analysis.lease_until > never)
         .values(lease_until=None, lease_owner=None, fence=Analysis.fence + 1)
     )
-    overdue = fail_overdue_notices(session, now, 25 * deadline_s)
+    overdue = fail_overdue_notices(session, now, 25 * deadline_s, max_attempts)
     overdue += fail_overdue_deliveries(session, now, give_up_s + 3600)
     waits = due(session, now, max_attempts, deadline_s)
     return SweepReport(waits.analyses, waits.notices, waits.deliveries, expired, overdue)
