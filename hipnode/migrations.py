@@ -35,6 +35,14 @@ def head() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
+def knows(revision: str) -> bool:
+    """Whether this version has that revision's migration; one it has not comes from a newer version."""
+    try:
+        return ScriptDirectory.from_config(_config()).get_revision(revision) is not None
+    except CommandError:
+        return False
+
+
 def current(database_url: str) -> str | None:
     """The revision of a database; None when it is empty or not there yet. Raises LedgerDown."""
     file = _file(database_url)
