@@ -14,10 +14,10 @@ from typing import Annotated
 import structlog
 import typer
 
-from hipnode import ledger, logs, migrations
+from hipnode import ledger, logs, migrations, queue
 from hipnode.children import Children
 from hipnode.cli.doors import configure_queue, make_data_folder
-from hipnode.destinations import load_destinations
+from hipnode.destinations import DestinationsFile, load_destinations
 from hipnode.errors import HipnodeError, PackageError, SettingsError
 from hipnode.installation import installation_uid
 from hipnode.intake import Intake, Pace, reconcile
@@ -27,7 +27,7 @@ from hipnode.selection import Selection
 from hipnode.settings import Settings, load_settings
 from hipnode.spool import Spool
 from hipnode.supervisor import Supervisor
-from hipnode.web import start_web
+from hipnode.web import Watched, start_web
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +81,7 @@ def serve() -> None:
     children = Children(  # two: a study whose files hang has one of them at most
         2, settings.decode_timeout_s, settings.decode_memory_bytes, settings.decode_max_pixels
     )
+    destinations = DestinationsFile(settings.destinations)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -104,7 +105,22 @@ def serve() -> None:
         )
         try:
             with _port("HIPNODE_HTTP_PORT", settings.http_host, settings.http_port):
-                web = start_web(settings.http_host, settings.http_port, sessions=make, spool=spool, scp=scp)
+                web = start_web(
+                    settings.http_host,
+                    settings.http_port,
+                    Watched(
+                        sessions=make,
+                        spool=spool,
+                        scp=scp,
+                        intake_alive=lambda: intake.alive,
+                        packages=lambda: {id_: packages.get(id_) for id_ in selection.packages},
+                        destinations=lambda: [one.name for one in destinations.current()],
+                        peers={title for title, _ in peers.entries if title != "*"},
+                        backlog_limit=settings.backlog_limit,
+                        max_associations=settings.max_associations,
+                        bell=queue.Bell(),
+                    ),
+                )
         except BaseException:
             scp.stop()
             raise

@@ -73,7 +73,7 @@ from hipnode.ledger.records import (
 )
 from hipnode.ledger.replays import open_replay, plan_replay
 from hipnode.ledger.results import record_results
-from hipnode.ledger.sessions import reading, sessions, transaction
+from hipnode.ledger.sessions import reading, sessions, snapshot, transaction
 from hipnode.ledger.studies import list_studies, resolve_study, show_study
 from hipnode.ledger.upkeep import due, goodbye, heartbeat, sweep, workers
 
@@ -149,6 +149,7 @@ __all__ = [
     "sessions",
     "settle",
     "show_study",
+    "snapshot",
     "sources_of_study",
     "studies_due_to_close",
     "sweep",

@@ -107,6 +107,30 @@ def reading(make: sessionmaker[Session]) -> Iterator[Session]:
 
 
 @contextmanager
+def snapshot(make: sessionmaker[Session], within_s: float) -> Iterator[Session]:
+    """A session that only reads, all of it as of one moment, and not for longer than about `within_s`.
+
+    Raises LedgerDown, also when the time is over (on PostgreSQL: that of one statement).
+    """
+    with _answering(), make.begin() as session:
+        options: dict[str, Any] = {"postgresql_readonly": True}
+        if session.get_bind().dialect.name == "postgresql":
+            options["isolation_level"] = "REPEATABLE READ"
+            connection = session.connection(execution_options=options)
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(within_s * 1000)}")
+            yield session
+            return
+        raw = session.connection(execution_options=options).connection.dbapi_connection
+        assert isinstance(raw, sqlite3.Connection)  # noqa: S101  (the dialect says so)
+        end = time.monotonic() + within_s
+        raw.set_progress_handler(lambda: int(time.monotonic() > end), 20_000)
+        try:
+            yield session
+        finally:
+            raw.set_progress_handler(None, 0)
+
+
+@contextmanager
 def _answering() -> Iterator[None]:
     try:
         yield

@@ -51,6 +51,14 @@ class Selection:
         """The shipped rules, or a site's file over them. Raises SettingsError that lists each problem."""
         return cls(load_rulebook(path))
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Ids of the model packages the rules in force may ask for."""
+        asking = [rule for rule in self.book.rules if rule.then != "skip"]
+        by_default = any(rule.then == "analyse" and not rule.package for rule in asking)
+        named = [*(rule.package for rule in asking), str(self.book.site["package"]) if by_default else ""]
+        return tuple(dict.fromkeys(name for name in named if name))
+
     def decide(self, facts: Facts, own: bool = False) -> Decision:
         """Decide on one object. own: the caller knows its UID as one of ours (RELIABILITY section 5)."""
         header = read_header(facts, self.book, own)
