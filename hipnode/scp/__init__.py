@@ -2,7 +2,7 @@
 
 `start_scp` opens it. What a study goes through here: `server` gives a connection its place, `wire`
 reads PDUs, `messages` puts DIMSE messages together, `association` serves them one after the other,
-`store` keeps or drops the object and says which status the sender hears.
+`store` keeps or drops the object and says which status the sender hears. `knocks` counts who came.
 """
 
 import ssl
@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import ledger
 from hipnode.scp.contexts import RADIOGRAPH_CLASSES, RADIOGRAPH_SYNTAXES
-from hipnode.scp.peers import AllowedPeers
+from hipnode.scp.knocks import Knocks
+from hipnode.scp.peers import AllowedPeers, entry_for
 from hipnode.scp.server import HardServer, Limits, listen, stop
 from hipnode.scp.store import OwnMarks, StoreHandler, own_marks
 from hipnode.spool import Spool
@@ -24,6 +25,7 @@ __all__ = [
     "Limits",
     "OwnMarks",
     "Scp",
+    "entry_for",
     "own_marks",
     "start_scp",
 ]
@@ -32,9 +34,10 @@ __all__ = [
 class Scp:
     """A running SCP."""
 
-    def __init__(self, server: HardServer, handler: StoreHandler) -> None:
+    def __init__(self, server: HardServer, handler: StoreHandler, knocks: Knocks) -> None:
         self._server = server
         self._handler = handler
+        self._knocks = knocks
         self.host: str = server.server_address[0]
         self.port: int = server.server_address[1]  #: the port it listens on, also when 0 was asked for
 
@@ -55,6 +58,7 @@ class Scp:
     def stop(self, grace_s: float = 10.0) -> None:
         """Take no new connections, let transfers under way end for up to `grace_s`, cut the rest."""
         stop(self._server, grace_s)
+        self._knocks.stop()
 
 
 def start_scp(
@@ -79,7 +83,19 @@ def start_scp(
     """
     limits = limits or Limits()
     handler = StoreHandler(spool, sessions, limits=limits, marks=marks or own_marks(), on_stored=on_stored)
-    server = listen(
-        ae_title, host, port, limits=limits, peers=peers, service=handler, ssl_context=ssl_context
-    )
-    return Scp(server, handler)
+    knocks = Knocks(sessions, handler.turn)
+    try:
+        server = listen(
+            ae_title,
+            host,
+            port,
+            limits=limits,
+            peers=peers,
+            service=handler,
+            knocks=knocks,
+            ssl_context=ssl_context,
+        )
+    except BaseException:
+        knocks.stop()
+        raise
+    return Scp(server, handler, knocks)

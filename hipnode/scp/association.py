@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,11 +22,18 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
+SUCCESS = 0x0000
+
 _LOOK_S = 1.0  #: an association looks at its timers at least this often
 
-CALLED_AE_UNKNOWN = (0x01, 0x01, 0x07)  #: result, source, diagnostic (PS3.8 table 9-21)
-CALLING_AE_UNKNOWN = (0x01, 0x01, 0x03)
-LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an association is rejected."""
+
+    answer: tuple[int, int, int]  #: result, source, diagnostic (PS3.8 table 9-21)
+    code: str  #: as the ledger keeps it
+    why: str
 
 
 class StoreService(Protocol):
@@ -45,21 +53,23 @@ class _Admission(ACSE):  # type: ignore[misc]  # pynetdicom has no types
         request = self.requestor.primitive
         assoc = self.assoc
         assoc.calling_ae_title = _printable(request.calling_ae_title)
-        called = _printable(request.called_ae_title)
-        refusal, why = assoc.server.refusal(assoc, called)
-        if refusal is not None:
+        assoc.called_ae_title = _printable(request.called_ae_title)
+        rejection = assoc.server.rejection(assoc)
+        if rejection is not None:
             logger.warning(
                 "association.rejected",
                 peer=assoc.peer_address,
                 calling_ae_title=assoc.calling_ae_title,
-                called_ae_title=called,
-                why=why,
+                called_ae_title=assoc.called_ae_title,
+                why=rejection.why,
             )
-            self.send_reject(*refusal)
+            assoc.note_refusal(rejection.code)
+            self.send_reject(*rejection.answer)
             assoc.kill()
             return
         self.acceptor.supported_contexts = supported_contexts(request.presentation_context_definition_list)
         super()._negotiate_as_acceptor()
+        assoc.note_negotiated()
         logger.info("association.accepted", peer=assoc.peer_address, calling_ae_title=assoc.calling_ae_title)
 
 
@@ -71,6 +81,7 @@ class PeerAssociation(Association):  # type: ignore[misc]
         self.service: StoreService = server.service
         self.peer_address = peer_address
         self.calling_ae_title = ""
+        self.called_ae_title = ""  #: as asked for
         self.news = threading.Event()  #: something to look at: a message, a release, an end
         self.serving = False
         super().__init__(server.ae, MODE_ACCEPTOR)
@@ -87,6 +98,20 @@ class PeerAssociation(Association):  # type: ignore[misc]
         # Only the handlers that answer; those that log would print data sets and names.
         for event in evt._INTERVENTION_EVENTS:
             self.bind(event, evt.get_default_handler(event))
+
+    def note_refusal(self, code: str) -> None:
+        """Count that this connection was refused or aborted."""
+        self.server.knocks.refused(code, self.peer_address, self.calling_ae_title, self.called_ae_title)
+
+    def note_store(self, refusal: str | None) -> None:
+        """Count a C-STORE: kept, or refused and why."""
+        self.server.knocks.stored(self.calling_ae_title, self.peer_address, self.called_ae_title, refusal)
+
+    def note_negotiated(self) -> None:
+        """Count an association that was let in; one in which nothing can be sent counts as refused as well."""
+        self.server.knocks.accepted(self.calling_ae_title, self.peer_address, self.called_ae_title)
+        if not self._accepted_cx:
+            self.note_refusal("NO_CONTEXT")
 
     @property
     def busy(self) -> bool:
@@ -149,6 +174,8 @@ class PeerAssociation(Association):  # type: ignore[misc]
             elif not self.dul.is_alive():
                 self.kill()
             elif why := self._overdue():
+                if self.dimse.receiving_since is not None:
+                    self.note_store("TOO_SLOW")
                 logger.warning(
                     "association.aborted",
                     peer=self.peer_address,
@@ -173,7 +200,9 @@ class PeerAssociation(Association):  # type: ignore[misc]
         try:
             if isinstance(message, StoreRequest):
                 self.dimse.taken(message)
-                self.dimse.answer(message, self.service.finish(message))
+                status = self.service.finish(message)
+                self.note_store(None if status == SUCCESS else f"{status:04X}")
+                self.dimse.answer(message, status)
             else:
                 self._serve_request(message, context_id)
         finally:

@@ -153,6 +153,10 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no
                 calling_ae_title=self.assoc.calling_ae_title,
                 why=str(error),
             )
+            if isinstance(error, TransferTooLarge):
+                self.assoc.note_store("TOO_LARGE")
+            else:
+                self.assoc.note_refusal("PROTOCOL")
             self.discard()
             self.dul.event_queue.put("Evt19")
 

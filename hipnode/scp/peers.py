@@ -37,6 +37,19 @@ class AllowedPeers:
         return ip is not None and any(ip in network for _, network in self.entries)
 
 
+def entry_for(ae_title: str, address: str) -> str:
+    """The entry of HIPNODE_ALLOWED_PEERS that lets this peer in, and no other; "" where there is none.
+
+    A title that cannot stand in the list (none was named, or it holds a comma) becomes `*`.
+    """
+    ip = _address(address)
+    if ip is None:
+        return ""
+    title = ae_title.strip()
+    fit = _AE_TITLE.fullmatch(title) and "," not in title and "?" not in title
+    return f"{title if fit else '*'}@{ip}"
+
+
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         ip = ipaddress.ip_address(text.partition("%")[0])  # a link-local peer comes with its interface

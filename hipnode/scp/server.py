@@ -17,19 +17,20 @@ import structlog
 from pynetdicom import AE
 from pynetdicom.transport import AddressInformation, RequestHandler, ThreadedAssociationServer
 
-from hipnode.scp.association import (
-    CALLED_AE_UNKNOWN,
-    CALLING_AE_UNKNOWN,
-    LIMIT_EXCEEDED,
-    PeerAssociation,
-    StoreService,
-)
+from hipnode.scp.association import PeerAssociation, Rejection, StoreService
+from hipnode.scp.knocks import Knocks
 from hipnode.scp.peers import AllowedPeers
 from hipnode.scp.wire import DeadlineSocket
 
 logger = structlog.get_logger(__name__)
 
 _POLL_S = 0.05  #: the accept loop looks this often whether it is to end
+# result, source, diagnostic (PS3.8 table 9-21)
+_NOT_ALLOWED = Rejection((0x01, 0x01, 0x03), "NOT_ALLOWED", "not in the list of allowed peers")
+_CALLED_AE_TITLE = Rejection((0x01, 0x01, 0x07), "CALLED_AE_TITLE", "called AE title is not ours")
+_TOO_MANY = Rejection((0x02, 0x03, 0x02), "TOO_MANY", "too many associations")
+_STOPPING = Rejection((0x02, 0x03, 0x02), "STOPPING", "stopping")
+
 MAXIMUM_LENGTH = 128 * 1024  #: of a P-DATA-TF PDU, as we advertise it (PS3.8 annex D.1)
 
 
@@ -64,9 +65,11 @@ class HardServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom
         limits: Limits,
         peers: AllowedPeers,
         service: StoreService,
+        knocks: Knocks,
         ssl_context: ssl.SSLContext | None,
     ) -> None:
         self.limits = limits
+        self.knocks = knocks
         self.peers = peers
         self.service = service
         self.stopping = False
@@ -119,6 +122,7 @@ class HardServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom
                 self._unassociated += 1
                 return True
         logger.warning("connection.refused", peer=ip, why=why)
+        self.knocks.refused(_TOO_MANY.code, ip)
         return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -132,26 +136,28 @@ class HardServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom
             self.finish_request(request, client_address)
         except Exception as error:  # noqa: BLE001  a connection that cannot start ends; nothing else does
             logger.warning("connection.broken", peer=client_address[0], error=type(error).__name__)
+            if isinstance(error, ssl.SSLError):
+                self.knocks.refused("TLS", client_address[0])
             self.shutdown_request(request)
             self._give_back(client_address[0])
 
-    def refusal(
-        self, assoc: PeerAssociation, called_ae_title: str
-    ) -> tuple[tuple[int, int, int] | None, str]:
-        """Why this association is rejected (result, source, diagnostic), and in words; None: it is not.
+    def rejection(self, assoc: PeerAssociation) -> Rejection | None:
+        """Why this association is rejected; None: it is not.
 
         One that is not rejected has its slot until `left`.
         """
         if not self.peers.allows(assoc.calling_ae_title, assoc.peer_address):
-            return CALLING_AE_UNKNOWN, "not in the list of allowed peers"
-        if called_ae_title != self.ae_title.strip():
-            return CALLED_AE_UNKNOWN, "called AE title is not ours"
+            return _NOT_ALLOWED
+        if assoc.called_ae_title != self.ae_title.strip():
+            return _CALLED_AE_TITLE
         with self._lock:
-            if self.stopping or len(self._associated) >= self.limits.max_associations:
-                return LIMIT_EXCEEDED, "stopping" if self.stopping else "too many associations"
+            if self.stopping:
+                return _STOPPING
+            if len(self._associated) >= self.limits.max_associations:
+                return _TOO_MANY
             self._associated.add(assoc)
             self._unassociated -= 1
-        return None, ""
+        return None
 
     def joined(self, assoc: PeerAssociation) -> None:
         """A connection has its association object; from here on `left` gives its place back."""
@@ -212,6 +218,7 @@ def listen(
     limits: Limits,
     peers: AllowedPeers,
     service: StoreService,
+    knocks: Knocks,
     ssl_context: ssl.SSLContext | None = None,
 ) -> HardServer:
     """Bind, listen, and accept in a thread. Raises OSError when the address cannot be had."""
@@ -219,7 +226,13 @@ def listen(
     ae.maximum_pdu_size = MAXIMUM_LENGTH
     ae.maximum_associations = 10**9  # counted here: pynetdicom counts silent connections as well
     server = HardServer(
-        ae, (host, port), limits=limits, peers=peers, service=service, ssl_context=ssl_context
+        ae,
+        (host, port),
+        limits=limits,
+        peers=peers,
+        service=service,
+        knocks=knocks,
+        ssl_context=ssl_context,
     )
     ae._servers.append(server)
     server.accept_thread = threading.Thread(

@@ -29,6 +29,7 @@ from hipnode.identity import Identity, has_marker, is_uid, peek_study_uid, read_
 from hipnode.logs import hashed
 from hipnode.results import codes
 from hipnode.results.identity import CODING_SCHEME_UID, MANUFACTURER
+from hipnode.scp.association import SUCCESS
 from hipnode.scp.contexts import RADIOGRAPH_CLASSES, SECONDARY_CAPTURE
 from hipnode.scp.messages import StoreRequest, TransferTooLarge
 from hipnode.scp.server import Limits
@@ -36,8 +37,6 @@ from hipnode.spool import Incoming, Spool
 from hipnode.status import ReasonCode
 
 logger = structlog.get_logger(__name__)
-
-SUCCESS = 0x0000
 
 # Bytes looked at while a transfer is under way, to know which study it holds back from closing.
 _PEEK_BYTES = (4 * 1024, 64 * 1024, 512 * 1024)
@@ -231,7 +230,7 @@ class StoreHandler:
         # SQLite takes one writer at a time, and those that poll for their turn starve each other (16
         # senders: up to 4 s for one row, 0.9 s with a turn of their own). PostgreSQL needs none.
         sqlite = sessions.kw["bind"].dialect.name == "sqlite"
-        self._turn: AbstractContextManager[object] = threading.Lock() if sqlite else nullcontext()
+        self.turn: AbstractContextManager[object] = threading.Lock() if sqlite else nullcontext()
         self._backlog_lock = threading.Lock()
         self._backlog_due = 0.0
         self._backlog = 0
@@ -300,7 +299,7 @@ class StoreHandler:
         )
         recorded: ledger.Recorded | None = None
         try:
-            with self._turn, ledger.transaction(self._sessions) as session:
+            with self.turn, ledger.transaction(self._sessions) as session:
                 recorded = ledger.record_instance(session, received, datetime.now(UTC), self._spool.holds)
         except Exception:
             # A file whose COMMIT fails stays: whether it failed is not always known, and the sender comes

@@ -299,9 +299,11 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]
             self.socket.read_exactly(pdu[6:], deadline)
         except PduRefused as error:
             logger.warning("pdu.refused", peer=self.assoc.peer_address, why=str(error))
+            self.assoc.note_refusal("PROTOCOL" if associated else "NOT_DICOM")
             self.event_queue.put("Evt19")
         except TimeoutError:
             logger.warning("pdu.late", peer=self.assoc.peer_address, associated=associated)
+            self.assoc.note_refusal("TOO_SLOW")
             self.event_queue.put("Evt17")
         except (OSError, EOFError):
             self.event_queue.put("Evt17")
@@ -326,6 +328,7 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]
                 decoded, event = self._decode_pdu(pdu)
         except Exception as error:  # noqa: BLE001  pynetdicom's decoders raise anything on odd bytes
             logger.warning("pdu.unreadable", peer=self.assoc.peer_address, error=type(error).__name__)
+            self.assoc.note_refusal("PROTOCOL" if self.assoc.calling_ae_title else "NOT_DICOM")
             self.event_queue.put("Evt19")
             return
         self._recv_pdu.put(decoded)
