@@ -151,7 +151,10 @@ class StudyReading:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Who looked: the model package as results name it."""
+    """Who looked: the model package as results name it.
+
+    Where nobody looked and the package is not at hand: its id as the name, and "" for what is not known.
+    """
 
     name: str
     version: str

@@ -18,11 +18,14 @@ from pynetdicom.sop_class import (
 from hipnode import faults, ledger
 from hipnode.children import Children
 from hipnode.destinations import Destination
+from hipnode.packages import ModelPackage
+from hipnode.results import codes
 from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
 from tests.factories import make_radiograph
 from tests.pacs import ABORT, CUT, HANG, Pacs, pacs
 from tests.peers import Orthanc, free_port
 from tests.pipeline import Node, node
+from tests.readings import texts
 from workers.rooms import Policy
 
 SR, SC = ComprehensiveSRStorage, SecondaryCaptureImageStorage
@@ -329,6 +332,51 @@ def test_a_notice_names_the_patient_and_the_reason(one: Node, archive: Pacs) -> 
     text = report.dataset.to_json()
     assert "not-here" in text
     assert "Absent" not in text
+
+
+def other_weights(package: ModelPackage) -> ModelPackage:
+    """The same package id with a later version's weights."""
+    weights = package.manifest.weights.model_copy(update={"sha256": "0" * 64})
+    changes = {"version": "2.0.0", "name": "Newer package", "weights": weights}
+    return ModelPackage(package.folder, package.manifest.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("on_disk", ["pinned", "other weights", "nothing"])
+def test_a_notice_names_the_package_that_was_pinned_and_no_other(
+    one: Node, archive: Pacs, on_disk: str
+) -> None:
+    def choke(images: object) -> None:
+        raise RuntimeError("device lost")
+
+    one.detector.before = choke
+    one.put(make_radiograph())
+    for _ in range(3):
+        one.analyse.run()  # pins the weights this worker has
+        one.clock.forward(100)
+    found = {"pinned": [one.package], "other weights": [other_weights(one.package)], "nothing": []}[on_disk]
+    one.deliver.packages = {package.id: package for package in found}
+    one.deliver.run()
+    (report,) = archive.kept_of(SR)
+    said = texts(report.dataset, codes.ALGORITHM_PARAMETERS)
+    assert said[:2] == [f"package {one.package.id}", f"weights SHA-256 {one.package.sha256}"]
+    known = on_disk == "pinned"
+    assert texts(report.dataset, codes.ALGORITHM_NAME) == ["Hip test package" if known else "hip-test"]
+    assert texts(report.dataset, codes.ALGORITHM_VERSION) == (["1.0.0"] if known else [])
+    whole = report.dataset.to_json()
+    assert "Newer" not in whole
+    assert "2.0.0" not in whole
+    assert "0" * 64 not in whole
+
+
+def test_a_notice_of_an_analysis_without_pinned_weights_names_the_package_alone(
+    one: Node, archive: Pacs
+) -> None:
+    one.put(make_radiograph())  # queued without a hash, and no worker ever claimed it
+    one.clock.forward(3700)
+    one.deliver.run()
+    (report,) = archive.kept_of(SR)
+    assert texts(report.dataset, codes.ALGORITHM_NAME) == ["hip-test"]
+    assert texts(report.dataset, codes.ALGORITHM_PARAMETERS) == ["package hip-test"]
 
 
 def test_a_notice_that_cannot_be_built_still_ends_the_study(one: Node, archive: Pacs) -> None:

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from hipnode.errors import SelfCheckFailed
-from hipnode.findings import Reason, StudyReading
+from hipnode.findings import Algorithm, Reason, StudyReading
 from hipnode.results import (
     ResultKind,
     codes,
@@ -122,6 +122,18 @@ def test_a_notice_needs_no_package(tmp_path: Path) -> None:
     assert evaluation(report(results), codes.REASON) == ["HN-R-NOPACKAGE"]
     assert any("No worker has the model package" in text for text in texts(report(results)))
     assert len(overlays(results)) == 1
+
+
+@pytest.mark.parametrize("sha256", ["", "ab" * 32])
+def test_a_notice_may_know_no_more_of_a_package_than_its_id(sha256: str, tmp_path: Path) -> None:
+    pinned = Algorithm("hip-test", "", "", "hip-test", sha256, ())
+    reading = StudyReading(Outcome.ERROR, Reason.of(ReasonCode.WORKER_LOST), ())
+    results = build([FIRST], reading, pinned)
+    check_results(results, tmp_path)
+    assert texts(report(results), codes.ALGORITHM_NAME) == ["hip-test"]
+    written = result_text(reading, pinned, ANALYSED_AT)
+    assert ("weights SHA-256" in written) == bool(sha256)
+    assert "For research use only; not for diagnosis." in written
 
 
 # --- The report ----------------------------------------------------------------------------------

@@ -35,8 +35,8 @@ AT_ONCE_PER_DESTINATION = 2
 class DeliverJob:
     """Builds failure notices and sends results. Several threads may run one job.
 
-    packages: what is known of the model packages, so that a notice can name the one that was asked
-        for; their weights are not needed.
+    packages: what is known of the model packages, so that a notice can name the one that was pinned;
+        their weights are not needed.
     """
 
     rooms: Rooms
@@ -118,8 +118,20 @@ class DeliverJob:
         )
 
     def _algorithm(self, claim: Claim) -> Algorithm | None:
-        package = self.packages.get(claim.package_id or "")
-        return package.algorithm if package is not None else None
+        """What the analysis was pinned to. Weights that lie here under the same id now are not what it was."""
+        if claim.package_id is None:
+            return None
+        package = self.packages.get(claim.package_id)
+        if package is not None and package.sha256 == claim.package_sha256:
+            return package.algorithm
+        return Algorithm(
+            name=claim.package_id,
+            version="",
+            manufacturer="",
+            package_id=claim.package_id,
+            sha256=claim.package_sha256 or "",
+            classes=(),
+        )
 
     def _end_without_notice(self, claim: Claim, error: ReasonedError) -> None:
         """FAILED at once: there is nothing a notice could be built from."""

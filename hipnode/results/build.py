@@ -84,7 +84,7 @@ def build_results(
         attributes come from the last. Pixel data is not needed.
     reading: the answer; its images name their source by SOP Instance UID. A reading without images
         speaks of all sources.
-    algorithm: None where no package looked (NO_PACKAGE).
+    algorithm: the package asked for, also where it did not come to look; None where none is known.
     number: of the analysis, from 1; names the series.
     analysed_at: the stored instant; its zone is required, any zone of the same instant gives the same bytes.
     images: display pixels by SOP Instance UID. Images without them share one card of text for each

@@ -269,7 +269,7 @@ def _algorithm(algorithm: Algorithm | None, relationship: str) -> list[ContentIt
         return []
     parameters = [
         f"package {algorithm.package_id}",
-        f"weights SHA-256 {algorithm.sha256}",
+        *([f"weights SHA-256 {algorithm.sha256}"] if algorithm.sha256 else []),
         *(f"threshold {name} {value:.4g}" for name, value in sorted(algorithm.thresholds.items())),
     ]
     texts = [

@@ -196,7 +196,8 @@ def result_text(
     lines += [f"  {note}" for note in said.notes]
     lines += ["", said.algorithm, f"Analysed {analysed_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"]
     if algorithm:
-        lines.append(f"Package {algorithm.package_id}, weights SHA-256 {algorithm.sha256}")
+        weights = f", weights SHA-256 {algorithm.sha256}" if algorithm.sha256 else ""
+        lines.append(f"Package {algorithm.package_id}{weights}")
     lines += said.provenance
     if width:
         lines = [
