@@ -26,10 +26,12 @@ test: .venv/.dev  ## install what the tests need, run them all
 	sh tests/install_peers.sh
 	$(BIN)/pytest
 
-lint: .venv/.dev  ## ruff, the import rules, and what sdist and wheel hold
+lint: .venv/.dev  ## ruff, the import rules, images and compose files, and what sdist and wheel hold
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
+	sh docker/check-compose.sh
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m tests.check_dist dist

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Install the neighbours the tests talk to, where that is possible: Debian, as root or with sudo.
-# Elsewhere tests that miss a neighbour are skipped by name.
+# Install the neighbours the tests talk to, and docker-compose for `make lint`, where that is possible: Debian, as
+# root or with sudo. Elsewhere what misses one is skipped by name.
 set -eu
 
-wanted="redis-server postgresql orthanc dcmtk dicom3tools strace"
+wanted="redis-server postgresql orthanc dcmtk dicom3tools strace docker-compose"
 missing=""
 for package in $wanted; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
