@@ -204,3 +204,80 @@ def test_nothing_of_a_patient_stands_in_events(journey: Journey) -> None:
     reason = Reason.of(ReasonCode.OTHER_REGION)
     journey.do(ledger.end_not_applicable, one, reason, [decided(1, False)], journey.now)
     assert "CANARY" not in repr(journey.show().events)
+
+
+class TestFilters:
+    @pytest.mark.parametrize(
+        ("reasons", "uids"),
+        [
+            ([], ["1.5", "1.4", "1.3", "1.2"]),
+            ([ReasonCode.DESTINATION_REFUSED], ["1.3"]),
+            ([ReasonCode.NOT_A_RADIOGRAPH], ["1.5"]),  # a study without an analysis
+            ([ReasonCode.DESTINATION_REFUSED, ReasonCode.NOT_A_RADIOGRAPH], ["1.5", "1.3"]),
+            ([ReasonCode.SPOOL_MISSING], []),
+        ],
+    )
+    def test_by_reason(self, worklist: Journey, reasons: list[ReasonCode], uids: list[str]) -> None:
+        assert listed(worklist, reasons=reasons) == uids
+
+    def test_until_an_instant_and_between_two(self, worklist: Journey) -> None:
+        assert listed(worklist, until=worklist.now) == ["1.5", "1.4", "1.3", "1.2"]
+        minute = timedelta(seconds=60)
+        assert listed(worklist, until=worklist.now - minute) == ["1.4", "1.3", "1.2"]
+        assert listed(worklist, since=worklist.now - minute, until=worklist.now - minute) == ["1.4"]
+        assert listed(worklist, until=START - minute) == []
+
+    @pytest.mark.parametrize(
+        ("number", "uids"),
+        [
+            ("", []),
+            ("A1.2", ["1.2"]),
+            (" A1.2 ", ["1.2"]),
+            ("a1.2", []),
+            ("A1.*", ["1.5", "1.4", "1.3", "1.2"]),
+            ("*.3", ["1.3"]),
+            ("A1_2", []),
+            ("A%*", []),
+            ("A1.2' OR '1'='1", []),
+        ],
+    )
+    def test_by_accession_number(self, worklist: Journey, number: str, uids: list[str]) -> None:
+        assert listed(worklist, accession_number=number) == uids
+
+
+class TestWaiting:
+    """Since when a study is where it is, and when it is tried next."""
+
+    def line(self, journey: Journey) -> ledger.StudySummary:
+        with ledger.reading(journey.make) as session:
+            (line,) = ledger.list_studies(session)
+        return line
+
+    def test_a_study_without_a_radiograph_waits_for_nothing(self, journey: Journey) -> None:
+        journey.receive("1.5", role="ignored", relative_path=None, reason_code=ReasonCode.NOT_A_RADIOGRAPH)
+        assert (self.line(journey).status_since, self.line(journey).due_at) == (None, None)
+
+    def test_it_is_counted_from_the_last_time_a_status_was_entered(self, journey: Journey) -> None:
+        journey.receive()
+        assert self.line(journey).status_since == START
+        journey.receive()  # another image: still receiving
+        journey.later(11).close()
+        queued = journey.now
+        assert (self.line(journey).status_since, self.line(journey).due_at) == (queued, queued)
+        (claim,) = journey.later(5).claim()
+        assert (self.line(journey).status_since, self.line(journey).due_at) == (journey.now, None)
+        reason = Reason.of(ReasonCode.WORKER_LOST)
+        journey.later(5).do(ledger.release, claim, reason, journey.now, 10)
+        released = journey.now
+        assert self.line(journey).status_since == released
+        assert self.line(journey).due_at == released + timedelta(seconds=10)
+        (claim,) = journey.later(10).claim()
+        journey.tell(claim)
+        told = journey.now
+        assert (self.line(journey).status_since, self.line(journey).due_at) == (told, told)
+        journey.later(5).send("retry")
+        assert self.line(journey).status_since == told
+        assert self.line(journey).due_at > journey.now
+        journey.later(30).send("delivered")
+        assert (self.line(journey).status, self.line(journey).due_at) == (A.COMPLETED, None)
+        assert self.line(journey).status_since == journey.now

@@ -274,7 +274,8 @@ class StudySummary:
     reason: str | None
     package_id: str | None
     attempts: int
-    due_at: datetime | None
+    status_since: datetime | None  #: when it entered its present status
+    due_at: datetime | None  #: of the next attempt, to analyse or to send; None: none waits
     images: int
     findings: int
     received_at: datetime

@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, case, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from hipnode.findings import Reason
 from hipnode.ledger.records import (
@@ -20,7 +20,7 @@ from hipnode.ledger.records import (
     StudyDetail,
     StudySummary,
 )
-from hipnode.status import AnalysisStatus, ReasonCode
+from hipnode.status import AnalysisStatus, DeliveryStatus, ReasonCode
 from hipnode.tables import (
     Analysis,
     AnalysisDelivery,
@@ -40,21 +40,41 @@ def list_studies(
     status: Collection[AnalysisStatus] = (),
     since: datetime | None = None,
     limit: int | None = None,
+    *,
+    until: datetime | None = None,
+    reasons: Collection[ReasonCode] = (),
+    accession_number: str | None = None,
 ) -> list[StudySummary]:
     """The worklist: each study with its latest analysis, what changed last first.
 
     Of several packages that looked under the same number, one that failed is shown.
-    status: only studies whose latest analysis is in one of these; since: only those changed since then.
+    status: only studies whose latest analysis is in one of these; since, until: only those changed then;
+    reasons: only those with one of these; accession_number: only this one, `*` for any characters.
     A study without an analysis (no radiograph in it) has status None and its instances' reason.
     """
+    changed = func.coalesce(Analysis.updated_at, Study.updated_at)
     wanted: list[ColumnElement[bool]] = []
     if status:
         wanted.append(Analysis.status.in_(list(status)))
     if since is not None:
-        wanted.append(func.coalesce(Analysis.updated_at, Study.updated_at) >= since)
-    query = _summaries().where(*wanted)
-    query = query.order_by(func.coalesce(Analysis.updated_at, Study.updated_at).desc(), Study.id.desc())
+        wanted.append(changed >= since)
+    if until is not None:
+        wanted.append(changed <= until)
+    if reasons:
+        without = and_(Analysis.id.is_(None), _first_reason().in_(list(reasons)))
+        wanted.append(or_(Analysis.reason_code.in_(list(reasons)), without))
+    if accession_number is not None:
+        wanted.append(_like(Study.accession_number, accession_number.strip()))
+    query = _summaries().where(*wanted).order_by(changed.desc(), Study.id.desc())
     return [_summary(row) for row in session.execute(query.limit(limit))]
+
+
+def _like(column: ColumnElement[str] | InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
+    if "*" not in text:
+        return column == text
+    for mark in "\\%_":
+        text = text.replace(mark, "\\" + mark)
+    return column.ilike(text.replace("*", "%"), escape="\\")
 
 
 def resolve_study(session: Session, text: str) -> list[int]:
@@ -110,20 +130,40 @@ def _summaries() -> Select[*tuple[Any, ...]]:
         .where(AnalysisImage.analysis_id == Analysis.id)
         .scalar_subquery()
     )
-    first_reason = (
+    entered = (  # its present status
+        select(func.max(Event.at))
+        .where(
+            Event.study_id == Study.id,
+            Event.analysis_id == Analysis.id,
+            Event.what == "analysis",
+            Event.became == Analysis.status,
+        )
+        .scalar_subquery()
+    )
+    send_at = (
+        select(func.min(Delivery.due_at))
+        .join(AnalysisDelivery, AnalysisDelivery.delivery_id == Delivery.id)
+        .where(AnalysisDelivery.analysis_id == Analysis.id, Delivery.status == DeliveryStatus.DUE)
+        .scalar_subquery()
+    )
+    return select(Study, Analysis, images, findings, _first_reason(), entered, send_at).join(
+        Analysis, and_(Analysis.study_id == Study.id, Analysis.id == latest_id), isouter=True
+    )
+
+
+def _first_reason() -> ScalarSelect[Any]:
+    """The reason of a study's first instance that has one."""
+    return (
         select(Instance.reason_code)
         .where(Instance.study_id == Study.id, Instance.reason_code.is_not(None))
         .order_by(Instance.id)
         .limit(1)
         .scalar_subquery()
     )
-    return select(Study, Analysis, images, findings, first_reason).join(
-        Analysis, and_(Analysis.study_id == Study.id, Analysis.id == latest_id), isouter=True
-    )
 
 
 def _summary(row: Any) -> StudySummary:
-    study, analysis, images, findings, first_reason = row
+    study, analysis, images, findings, first_reason, entered, send_at = row
     code = analysis.reason_code if analysis else first_reason
     return StudySummary(
         study_id=study.id,
@@ -137,12 +177,19 @@ def _summary(row: Any) -> StudySummary:
         reason=(analysis.reason if analysis else None) or (code.sentence if code else None),
         package_id=analysis.package_id if analysis else None,
         attempts=analysis.attempts if analysis else 0,
-        due_at=analysis.due_at if analysis else None,
+        status_since=(entered or analysis.created_at) if analysis else None,
+        due_at=_next_attempt(analysis, send_at) if analysis else None,
         images=images or 0,
         findings=findings or 0,
         received_at=study.received_at,
         updated_at=max(analysis.updated_at, study.updated_at) if analysis else study.updated_at,
     )
+
+
+def _next_attempt(analysis: Analysis, send_at: datetime | None) -> datetime | None:
+    if analysis.status is AnalysisStatus.QUEUED:
+        return analysis.due_at
+    return send_at if analysis.status is AnalysisStatus.DELIVERING else None
 
 
 def _detail(a: Analysis, images: Sequence[ImageRow], results: Sequence[ResultRow]) -> AnalysisDetail:
