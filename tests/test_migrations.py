@@ -1,9 +1,8 @@
-"""Migrations: up, checked, used, down; found from a checkout, an editable install and a wheel."""
+"""Migrations: up, checked, used, down; found from the checkout (from a wheel: test_wheel.py)."""
 
 import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -211,50 +210,6 @@ def test_alembic_itself_works_on_the_settings(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert migrations.current(f"sqlite:///{tmp_path / 'hipnode.db'}") == "0002"
-
-
-def test_migrations_are_found_in_a_wheel(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    built = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-q",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            tmp_path,
-            ROOT,
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("hipnode-*.whl")
-    # another environment, with this one's libraries but without its editable hipnode
-    venv.create(tmp_path / "venv", with_pip=False)
-    python = tmp_path / "venv" / "bin" / "python"
-    libraries = next(Path(p) for p in sys.path if p.endswith("site-packages"))
-    site = next((tmp_path / "venv" / "lib").glob("python3*")) / "site-packages"
-    (site / "libraries.pth").write_text(
-        f"{libraries}\n"
-    )  # .pth files in there are not read: no editable install
-    unpacked = subprocess.run(
-        [sys.executable, "-m", "zipfile", "-e", wheel, site], capture_output=True, text=True
-    )
-    assert unpacked.returncode == 0, unpacked.stderr
-    code = (
-        "from hipnode import migrations as m; print(m.migrations_folder());"
-        f"print(m.upgrade('sqlite:///{tmp_path / 'w.db'}'))"
-    )
-    done = subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]}
-    )
-    assert done.returncode == 0, done.stderr
-    folder, revision = done.stdout.split()
-    assert (Path(folder), revision) == (site / "hipnode" / "_alembic", "0002")
 
 
 def test_a_place_without_migrations_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
