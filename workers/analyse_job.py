@@ -24,7 +24,7 @@ from hipnode.packages import ModelPackage
 from hipnode.status import Outcome, ReasonCode
 from workers.analysis import Detector, DetectorFailed, StudyImage, StudyImages, analyse_each
 from workers.leases import Leases
-from workers.rooms import LONGEST_JOB_S, ROUND_S, Rooms, where
+from workers.rooms import LONGEST_JOB_S, NO_ROOM_PAUSE_S, ROUND_S, Rooms, where
 from workers.tell import Told, failed_reading, missing, remove, sources_of, tell, whole
 
 logger = structlog.get_logger(__name__)
@@ -67,6 +67,7 @@ class AnalyseJob:
     loaded: Mapping[str, Loaded]
     batch_size: int
     detector_failures: int = field(default=0)  #: in a row; at FAILURES_IN_A_ROW the worker should end
+    _no_room: bool = field(default=False)  #: results could not be written: this round ends
 
     @property
     def packages(self) -> dict[str, str]:
@@ -85,7 +86,8 @@ class AnalyseJob:
         """
         taken = 0
         end = time.monotonic() + ROUND_S
-        while not self.rooms.stopping.is_set() and not self.broken:
+        self._no_room = False
+        while not (self.rooms.stopping.is_set() or self.broken or self._no_room):
             claims = self._claim()
             if not claims:
                 return taken
@@ -193,7 +195,8 @@ class AnalyseJob:
             raise
         except OutOfResources as error:
             logger.error("results not written", analysis=claim.analysis_id, why=str(error))  # noqa: TRY400
-            self._release(claim, Reason(ReasonCode.INTERNAL, "The results could not be written to the disk."))
+            self._no_room = True
+            self._put_back(claim, str(error))
         except ReasonedError as error:
             self._end_without_results(claim, Reason(error.code, error.sentence))
         except Exception as error:  # noqa: BLE001
@@ -254,13 +257,16 @@ class AnalyseJob:
         logger.error("analysis failed", analysis=claim.analysis_id, where=where(error))
         self._release(claim, Reason.of(ReasonCode.INTERNAL))
 
-    def _release(self, claim: Claim, reason: Reason) -> None:
+    def _release(
+        self, claim: Claim, reason: Reason, pause_s: float | None = None, free_for_s: float = 0.0
+    ) -> None:
         """Back to the queue after a pause; when the attempts are used up the notice is due."""
         rooms, policy = self.rooms, self.rooms.policy
+        pause_s = policy.retry_s if pause_s is None else pause_s
         try:
             with ledger.transaction(rooms.sessions) as session:
                 again = ledger.release(
-                    session, claim, reason, rooms.clock(), policy.retry_s, policy.max_attempts
+                    session, claim, reason, rooms.clock(), pause_s, policy.max_attempts, free_for_s
                 )
         except IllegalTransition:
             logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
@@ -268,6 +274,11 @@ class AnalyseJob:
         logger.info("study given back", analysis=claim.analysis_id, reason=reason.code.value, again=again)
         if not again:
             queue.ring_deliver()
+
+    def _put_back(self, claim: Claim, why: str) -> None:
+        """Back to the queue without counting the attempt, until the study has waited for its deadline."""
+        reason = Reason(ReasonCode.INTERNAL, f"The results could not be written. {why}")
+        self._release(claim, reason, NO_ROOM_PAUSE_S, self.rooms.policy.analysis_deadline_s)
 
     def _end_without_results(self, claim: Claim, reason: Reason) -> None:
         """No result can be built, now or later: FAILED with its reason."""

@@ -15,14 +15,14 @@ from sqlalchemy.orm import Session
 
 from hipnode import faults, ledger, queue, scu
 from hipnode.destinations import Destination, Sender
-from hipnode.errors import IllegalTransition, LedgerDown, ReasonedError, SpoolMissing
+from hipnode.errors import IllegalTransition, LedgerDown, OutOfResources, ReasonedError, SpoolMissing
 from hipnode.findings import Algorithm, Reason
 from hipnode.ledger import Claim, DeliveryBatch, DeliveryItem, StoreOutcome
 from hipnode.packages import ModelPackage
 from hipnode.scu import Outgoing, Timeouts, Verdict
 from hipnode.status import AnalysisStatus, ReasonCode
 from workers.leases import Leases
-from workers.rooms import LONGEST_JOB_S, ROUND_S, Rooms, where
+from workers.rooms import LONGEST_JOB_S, NO_ROOM_PAUSE_S, ROUND_S, Rooms, where
 from workers.tell import failed_reading, remove, sources_of, tell, whole
 
 logger = structlog.get_logger(__name__)
@@ -85,6 +85,8 @@ class DeliverJob:
                 logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
             except LedgerDown:
                 raise
+            except OutOfResources as error:
+                self._put_back(claim, str(error))
             except ReasonedError as error:
                 self._end_without_notice(claim, error)
             except Exception as error:  # noqa: BLE001  # the lease runs out; the ledger bounds the tries
@@ -132,6 +134,16 @@ class DeliverJob:
             sha256=claim.package_sha256 or "",
             classes=(),
         )
+
+    def _put_back(self, claim: Claim, why: str) -> None:
+        """The notice waits for room on the disk."""
+        rooms = self.rooms
+        logger.error("notice not written", analysis=claim.analysis_id, why=why)
+        try:
+            with ledger.transaction(rooms.sessions) as session:
+                ledger.release_notice(session, claim, rooms.clock(), NO_ROOM_PAUSE_S)
+        except IllegalTransition:
+            logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
 
     def _end_without_notice(self, claim: Claim, error: ReasonedError) -> None:
         """FAILED at once: there is nothing a notice could be built from."""

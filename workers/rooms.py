@@ -23,6 +23,10 @@ ROUND_S = 60.0
 """A bell is answered for this long; if more is due then, the bell is rung again."""
 
 
+NO_ROOM_PAUSE_S = 30.0
+"""So long what could not be written is left alone: a full disk is not the study's fault, and no attempt."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """How often and how long to try; see hipnode.settings for each."""

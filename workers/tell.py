@@ -78,8 +78,8 @@ def tell(
     """Build what the study's destinations take (`build_results` checks it), and write it to the spool.
 
     Each SR class and overlay size that some destination wants is built, and a report and an overlay
-    in any case: they are what the node itself can show. Raises SelfCheckFailed, and SpoolFull when
-    there is no room.
+    in any case: they are what the node itself can show. Raises SelfCheckFailed, and OutOfResources when
+    they cannot be written; nothing is left behind then.
     """
     destinations = routes_for(rooms.destinations.current(), claim.calling_ae_title, claim.peer_address)
     sr_classes = dict.fromkeys(one.sr_class for one in destinations if "SR" in one.kinds) or ["comprehensive"]
@@ -99,8 +99,14 @@ def tell(
         built += build(kinds=[ResultKind.SR], sr_class=sr_class)
     for size_px in sizes_px:
         built += build(kinds=[ResultKind.SC], max_size_px=size_px)
-    files = tuple(_keep(rooms, result) for result in built)
-    return Told(files, tuple(_route(destination) for destination in destinations), analysed_at)
+    files: list[ResultFile] = []
+    try:
+        for result in built:
+            files.append(_keep(rooms, result))
+    except BaseException:  # a full disk must not be filled by what is written and never booked
+        remove(rooms, [file.relative_path for file in files])
+        raise
+    return Told(tuple(files), tuple(_route(destination) for destination in destinations), analysed_at)
 
 
 def whole(rooms: Rooms, relative_path: str, sha256: str) -> bool:

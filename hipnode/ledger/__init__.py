@@ -7,7 +7,6 @@ committed at its end) or `reading`. `advance` is the one mover of an analysis' s
 from hipnode.ledger.analyses import (
     backlog,
     claim_analyses,
-    claim_notices,
     end_not_applicable,
     fail,
     hold,
@@ -40,6 +39,7 @@ from hipnode.ledger.instances import (
     sources_of_study,
 )
 from hipnode.ledger.mover import advance
+from hipnode.ledger.notices import claim_notices, release_notice
 from hipnode.ledger.peers import PeerRow, PeerSeen, list_peers, record_peers
 from hipnode.ledger.records import (
     AnalysisDetail,
@@ -145,6 +145,7 @@ __all__ = [
     "record_peers",
     "record_results",
     "release",
+    "release_notice",
     "resolve_study",
     "sessions",
     "settle",

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, false, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, false, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from hipnode.errors import IllegalTransition
@@ -221,8 +221,8 @@ def claim_analyses(
     if not packages:
         return []
     rows = session.execute(
-        _candidates(now)
-        .where(_asks_for(packages.items()), Analysis.attempts < max_attempts)
+        candidates(now)
+        .where(asks_for(packages.items()), Analysis.attempts < max_attempts)
         .order_by(Analysis.due_at, Analysis.id)
         .limit(limit)
     ).all()
@@ -232,67 +232,13 @@ def claim_analyses(
     for row in rows:
         assert row.package_id is not None  # noqa: S101  (the query asked for it)
         sha256 = packages[row.package_id]
-        claim = _claimed(
+        claim = as_claim(
             session, row, row.attempts + 1, owner, now + timedelta(seconds=lease_s), sha256, None
         )
         before = Before(row.id, row.fence, owner)
         values: dict[str, Any] = {"fence": claim.fence, "attempts": claim.attempts, "package_sha256": sha256}
         values |= {"lease_until": claim.lease_until, "lease_owner": owner}
         advance(session, before, AnalysisStatus.ANALYSING, now, values=values)
-        claims.append(claim)
-    return claims
-
-
-def claim_notices(
-    session: Session,
-    limit: int,
-    lease_s: float,
-    owner: str,
-    now: datetime,
-    max_attempts: int = 3,
-    deadline_s: float = 3600.0,
-    no_package_after_s: float = WORKER_ALIVE_S,
-) -> list[Claim]:
-    """Take QUEUED analyses that no worker will finish; their failure notice is to be built and sent.
-
-    That is: the attempts are used up; or no living worker has its package, and it waited `deadline_s`,
-    or `no_package_after_s` when analyse workers live that have others; or it waited 24 times
-    `deadline_s` in spite of workers that could (a long queue alone is no failure). An analysis whose
-    notice could not be built `max_attempts` times becomes FAILED here, without one.
-    """
-    if limit <= 0:
-        return []
-    known = live_packages(session, now)
-    rows = session.execute(
-        _unfinishable(now, max_attempts, deadline_s, no_package_after_s, known)
-        .order_by(Analysis.queued_at, Analysis.id)
-        .limit(limit)
-    ).all()
-    claims = []
-    for row in rows:
-        if row.notice_attempts >= max_attempts:
-            advance(
-                session,
-                Before(row.id, row.fence, owner),
-                AnalysisStatus.FAILED,
-                now,
-                _why(row, max_attempts, known),
-            )
-            continue
-        reason = _why(row, max_attempts, known)
-        claim = _claimed(
-            session, row, row.attempts, owner, now + timedelta(seconds=lease_s), row.package_sha256, reason
-        )
-        session.execute(
-            update(Analysis)
-            .where(Analysis.id == row.id, Analysis.fence == row.fence)
-            .values(
-                fence=claim.fence,
-                notice_attempts=row.notice_attempts + 1,
-                lease_until=claim.lease_until,
-                lease_owner=owner,
-            )
-        )
         claims.append(claim)
     return claims
 
@@ -304,15 +250,21 @@ def release(
     now: datetime,
     backoff_s: float,
     max_attempts: int = 3,
+    free_for_s: float = 0.0,
 ) -> bool:
     """ANALYSING -> QUEUED after a failure, due again after `backoff_s`, doubled with each attempt.
 
+    free_for_s: for trouble that is the machine's and not the study's (a full disk): so long after the
+        study was queued the attempt does not count.
     False: that was the last attempt; the failure notice is due at once.
     """
-    again = claim.attempts < max_attempts
-    pause = backoff_s * 2 ** (claim.attempts - 1) if again else 0.0
+    queued_at = session.scalar(select(Analysis.queued_at).where(Analysis.id == claim.analysis_id))
+    waited_s = (now - queued_at).total_seconds() if queued_at else free_for_s
+    attempts = claim.attempts - (1 if 0 <= waited_s < free_for_s else 0)
+    again = attempts < max_attempts
+    pause = backoff_s * 2 ** max(attempts - 1, 0) if again else 0.0
     due_at = now + timedelta(seconds=pause)
-    values = {"due_at": due_at, "fence": claim.fence + 1}
+    values = {"due_at": due_at, "fence": claim.fence + 1, "attempts": attempts}
     advance(session, claim, AnalysisStatus.QUEUED, now, reason, values=values)
     return again
 
@@ -351,18 +303,6 @@ def expire_leases(session: Session, now: datetime, lease_s: float) -> int:
     return len(rows)
 
 
-def fail_overdue_notices(session: Session, now: datetime, after_s: float, max_attempts: int) -> int:
-    """QUEUED -> FAILED, without a notice, where nobody came to build one. How many."""
-    known = live_packages(session, now)
-    rows = session.execute(
-        _candidates(now).where(Analysis.queued_at <= now - timedelta(seconds=after_s)).limit(100)
-    ).all()
-    for row in rows:
-        why = _why(row, max_attempts, known)
-        advance(session, Before(row.id, row.fence, "sweep"), AnalysisStatus.FAILED, now, why)
-    return len(rows)
-
-
 def live_packages(session: Session, now: datetime) -> set[tuple[str, str]] | None:
     """(id, sha256) of the packages living analyse workers have loaded; None: no analyse worker lives."""
     since = now - timedelta(seconds=WORKER_ALIVE_S)
@@ -374,21 +314,7 @@ def live_packages(session: Session, now: datetime) -> set[tuple[str, str]] | Non
 
 def analyses_due(session: Session, now: datetime, max_attempts: int = 3) -> int:
     """How many analyses wait for an analyse worker now."""
-    return _count(session, _candidates(now, lock=False).where(Analysis.attempts < max_attempts))
-
-
-def notices_due(
-    session: Session,
-    now: datetime,
-    max_attempts: int = 3,
-    deadline_s: float = 3600.0,
-    no_package_after_s: float = WORKER_ALIVE_S,
-) -> int:
-    """How many failure notices wait to be built now."""
-    known = live_packages(session, now)
-    return _count(
-        session, _unfinishable(now, max_attempts, deadline_s, no_package_after_s, known, lock=False)
-    )
+    return how_many(session, candidates(now, lock=False).where(Analysis.attempts < max_attempts))
 
 
 def backlog(session: Session) -> int:
@@ -397,11 +323,12 @@ def backlog(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Analysis).where(Analysis.status.in_(open_))) or 0
 
 
-def _count(session: Session, query: Select[*tuple[Any, ...]]) -> int:
+def how_many(session: Session, query: Select[*tuple[Any, ...]]) -> int:
+    """The rows a query would give."""
     return session.scalar(select(func.count()).select_from(query.subquery())) or 0
 
 
-def _candidates(now: datetime, lock: bool = True) -> Select[*tuple[Any, ...]]:
+def candidates(now: datetime, lock: bool = True) -> Select[*tuple[Any, ...]]:
     """QUEUED, due, held by nobody."""
     query = (
         select(
@@ -427,25 +354,7 @@ def _candidates(now: datetime, lock: bool = True) -> Select[*tuple[Any, ...]]:
     return query.with_for_update(key_share=True, of=Analysis, skip_locked=True) if lock else query
 
 
-def _unfinishable(
-    now: datetime,
-    max_attempts: int,
-    deadline_s: float,
-    no_package_after_s: float,
-    known: set[tuple[str, str]] | None,
-    lock: bool = True,
-) -> Select[*tuple[Any, ...]]:
-    patience_s = deadline_s if known is None else min(no_package_after_s, deadline_s)
-    waited = Analysis.queued_at <= now - timedelta(seconds=patience_s)
-    why = [
-        Analysis.attempts >= max_attempts,
-        and_(not_(_asks_for(known)), waited) if known else waited,
-        Analysis.queued_at <= now - timedelta(seconds=24 * deadline_s),
-    ]
-    return _candidates(now, lock).where(or_(*why))
-
-
-def _asks_for(packages: Iterable[tuple[str, str]]) -> ColumnElement[bool]:
+def asks_for(packages: Iterable[tuple[str, str]]) -> ColumnElement[bool]:
     """The analysis' package is one of these (id, sha256); one queued without a hash takes any."""
     return or_(
         false(),
@@ -456,18 +365,7 @@ def _asks_for(packages: Iterable[tuple[str, str]]) -> ColumnElement[bool]:
     )
 
 
-def _why(row: Any, max_attempts: int, known: set[tuple[str, str]] | None) -> Reason:
-    if row.attempts >= max_attempts:
-        code = row.reason_code or ReasonCode.WORKER_LOST
-        return Reason(code, row.reason or code.sentence)
-    if any(id_ == row.package_id and row.package_sha256 in (sha256, None) for id_, sha256 in known or ()):
-        return Reason(ReasonCode.WORKER_LOST, "No worker finished the study in the time allowed.")
-    return Reason(
-        ReasonCode.NO_PACKAGE, f"No worker has the model package {row.package_id}; install it and replay."
-    )
-
-
-def _claimed(
+def as_claim(
     session: Session,
     row: Any,
     attempts: int,
@@ -476,6 +374,7 @@ def _claimed(
     package_sha256: str | None,
     reason: Reason | None,
 ) -> Claim:
+    """A row of `candidates` as its new holder has it; the caller writes it."""
     calling_ae_title, peer_address = last_sender(session, row.study_id)
     return Claim(
         analysis_id=row.id,

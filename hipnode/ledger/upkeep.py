@@ -6,8 +6,9 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from hipnode.ledger.analyses import analyses_due, expire_leases, fail_overdue_notices, notices_due
+from hipnode.ledger.analyses import analyses_due, expire_leases
 from hipnode.ledger.deliveries import deliveries_due, expire_sending, fail_overdue_deliveries
+from hipnode.ledger.notices import fail_overdue_notices, notices_due
 from hipnode.ledger.records import Due, SweepReport, WorkerBeat, WorkerRow
 from hipnode.status import AnalysisStatus, DeliveryStatus
 from hipnode.tables import Analysis, Delivery, Worker
