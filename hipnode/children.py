@@ -143,17 +143,17 @@ class Children:
             answer: _Answer[_T] = future.result(timeout=max(0.0, deadline - time.monotonic()))
         except TaskTimeout:
             if not future.done():  # not the task's own limit: the pool no longer moves
-                _log.error("reading children do not answer; they are replaced")
+                _log.error("children.replaced", why="they do not answer")
                 self._discard_pool()
             return _Answer(
                 code=ReasonCode.DECODE_LIMIT,
                 sentence=f"Reading the image took more than {self.time_limit_s:g} s.",
             )
         except pebble.ProcessExpired as error:
-            _log.warning("reading child died", exit_code=error.exitcode)
+            _log.warning("child.died", exit_code=error.exitcode)
             return _Answer(code=ReasonCode.DECODE_FAILED, sentence=CRASHED)
         except Exception as error:  # noqa: BLE001 - a broken pool must not take the node down with it
-            _log.warning("reading child answered nothing", error=type(error).__name__)
+            _log.warning("child.silent", error=type(error).__name__)
             return _Answer(code=ReasonCode.DECODE_FAILED, sentence=UNREAD)
         return answer
 

@@ -160,9 +160,9 @@ class DestinationsFile:
                 self._seen = stamp
                 try:
                     self._known = load_destinations(self._path)
-                    logger.info("destinations read again", count=len(self._known))
+                    logger.info("destinations.read", count=len(self._known))
                 except SettingsError as error:
-                    logger.error("destinations not changed", why=str(error))  # noqa: TRY400  # the text says it all
+                    logger.error("destinations.not_read", why=str(error))  # noqa: TRY400  # the text says it all
             return self._known
 
     def named(self, name: str) -> Destination | None:

@@ -1,9 +1,18 @@
-"""Logging: one line an event, no patient data. Studies appear by row id and hashed UID."""
+"""Logging: one line an event, no patient data. Studies appear by row id and hashed UID.
+
+An event is named thing.happened (`study.analysed`, `lease.lost`). What a line is about stands under one
+name in all rooms: `study` (the hashed Study Instance UID, from reception to delivery), `study_id`,
+`analysis_id`, `delivery_id`, `instance_id` (rows of the ledger), `instance` (a hashed SOP Instance UID),
+`package`, `destination`, `queue`, `peer` (an IP address), `calling_ae_title`. `reason` is a reason code,
+`why` a sentence of ours, `error` the name of an exception, `where` its place in the code.
+"""
 
 import hashlib
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -11,6 +20,13 @@ import structlog
 def hashed(uid: str) -> str:
     """Twelve hex digits that stand for a UID in logs, metrics and file names."""
     return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+@contextmanager
+def about(study_instance_uid: str, **ids: object) -> Iterator[None]:
+    """Every line logged in this block (and thread) carries the study's key, and `ids`."""
+    with structlog.contextvars.bound_contextvars(study=hashed(study_instance_uid), **ids):
+        yield
 
 
 def configure(json_lines: bool) -> None:

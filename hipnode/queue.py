@@ -221,7 +221,7 @@ class Bell:
                         ignore_result=True,
                     )
             except _FAILURES as error:
-                logger.warning("bell not rung", queue=queue, why=type(error).__name__)
+                logger.warning("bell.not_rung", queue=queue, error=type(error).__name__)
                 self._drop()
                 return False
         return True
@@ -232,7 +232,7 @@ class Bell:
             try:
                 return self._waiting(queue)
             except _FAILURES as error:
-                logger.warning("broker does not answer", queue=queue, why=type(error).__name__)
+                logger.warning("broker.silent", queue=queue, error=type(error).__name__)
                 self._drop()
                 return None
 

@@ -239,9 +239,9 @@ def _send_over_one_association(
                 break
             outcome = _send_one(call, call.assoc, one, number, accepted, timeouts)
             logger.info(
-                "result sent",
-                delivery=one.item.delivery_id,
-                uid=hashed(one.sop_instance_uid),
+                "result.sent",
+                delivery_id=one.item.delivery_id,
+                instance=hashed(one.sop_instance_uid),
                 verdict=outcome.verdict.value,
                 peer_status=None if outcome.peer_status is None else f"0x{outcome.peer_status:04X}",
             )
@@ -429,7 +429,7 @@ class _Call:
         return Trouble.TIMEOUT if error is None or isinstance(error, TimeoutError) else Trouble.UNREACHABLE
 
     def _cut(self) -> None:
-        logger.warning("peer does not move, connection cut", remote=self.remote.ae_title)
+        logger.warning("peer.cut", called_ae_title=self.remote.ae_title, why="it does not move")
         for raw in self._ae.sockets:
             with contextlib.suppress(OSError):  # it is closed already
                 raw.shutdown(socket.SHUT_RDWR)

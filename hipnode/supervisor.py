@@ -75,7 +75,7 @@ class Supervisor:
             pause = _RESTART_AFTER_S[min(part.failures, len(_RESTART_AFTER_S) - 1)]
             part.failures += 1
             part.process, part.due = None, now + pause
-            log.warning("part ended, starting it again", part=part.name, exit_code=code, in_s=pause)
+            log.warning("part.ended", part=part.name, exit_code=code, in_s=pause)
         if part.process is None and now >= part.due:
             part.started, part.starts = now, part.starts + 1
             part.process = subprocess.Popen(
@@ -86,7 +86,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # one thread here
             )
-            log.info("part started", part=part.name, pid=part.process.pid)
+            log.info("part.started", part=part.name, pid=part.process.pid)
 
     def _end_all(self) -> None:
         living = [p.process for p in self._parts if p.process is not None and p.process.poll() is None]

@@ -112,8 +112,8 @@ def test_a_study_goes_through_two_processes_and_they_end_in_good_order(one: Node
         assert ledger.workers(session) == []
     for kind in ("analyse", "deliver"):
         said = log_of(one, kind)
-        assert "worker started" in said
-        assert "worker ended" in said
+        assert "worker.started" in said
+        assert "worker.ended" in said
         for unwanted in ("Traceback", "Warning", "Müller", "P1000", "celery@"):
             assert unwanted not in said, said
 

@@ -143,7 +143,7 @@ class Worker:
             signal.signal(number, lambda *_: self.rooms.stopping.set())
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         packages = sorted(self.beat.packages)
-        logger.info("worker started", queue=self.queue_name, packages=packages, device=self.beat.device)
+        logger.info("worker.started", queue=self.queue_name, packages=packages, device=self.beat.device)
         try:
             # Bells rung while nobody listened are not needed: whatever they meant is in the ledger.
             if self.queue_name == queue.ANALYSE:
@@ -157,7 +157,7 @@ class Worker:
             self._stop()
             tasks.dismiss()
             self._goodbye()
-            logger.info("worker ended", queue=self.queue_name)
+            logger.info("worker.ended", queue=self.queue_name)
 
     def answer_bell(self) -> None:
         """Do the job because a bell rang. The thread that watches writes down that it did, not the job's."""
@@ -173,9 +173,9 @@ class Worker:
         try:
             self.job.run()
         except LedgerDown as error:
-            logger.warning("job not done", queue=self.queue_name, why=str(error))
+            logger.warning("job.not_done", queue=self.queue_name, why=str(error))
         except Exception as error:  # noqa: BLE001
-            logger.error("job not done", queue=self.queue_name, where=where(error))  # noqa: TRY400  # see above
+            logger.error("job.not_done", queue=self.queue_name, where=where(error))  # noqa: TRY400  # see above
         finally:
             with self._lock:
                 self._running.pop(me, None)
@@ -202,9 +202,9 @@ class Worker:
         try:
             write()
         except LedgerDown as error:
-            logger.warning("no heartbeat", why=str(error))
+            logger.warning("heartbeat.not_written", why=str(error))
         except Exception as error:  # noqa: BLE001  # a watchdog that dies watches nothing
-            logger.error("no heartbeat", where=where(error))  # noqa: TRY400
+            logger.error("heartbeat.not_written", where=where(error))  # noqa: TRY400
 
     def _say_alive(self) -> None:
         self._rung.clear()
@@ -235,7 +235,7 @@ class Worker:
 
     def _leave(self, why: str) -> NoReturn:
         """End at once: the main thread may hang in a dead connection and would not hear SIGTERM."""
-        logger.critical("worker gives up, to be started again", queue=self.queue_name, why=why)
+        logger.critical("worker.gives_up", queue=self.queue_name, why=why)
         logging.shutdown()
         os._exit(EXIT_BROKEN)
 
@@ -244,7 +244,7 @@ class Worker:
             with ledger.transaction(self.rooms.sessions) as session:
                 ledger.goodbye(session, self.beat.name)
         except LedgerDown as error:
-            logger.warning("heartbeat row stays", why=str(error))
+            logger.warning("heartbeat.left", why=str(error))
 
 
 @contextmanager
@@ -272,7 +272,7 @@ def _packages(settings: Settings, verify: bool) -> dict[str, ModelPackage]:
     problems: list[PackageError] = []
     found = find_packages(settings.package_folders, verify=verify, problems=problems)
     for problem in problems:
-        logger.error("model package left out", why=str(problem))
+        logger.error("package.left_out", why=str(problem))
     if problems and not found:
         raise problems[0]
     return found
@@ -288,9 +288,9 @@ def _load(settings: Settings, device: str, precision: str) -> dict[str, Loaded]:
         loaded[id_] = Loaded(
             package, load_detector(package, device, precision, batch_size=settings.batch_size)
         )
-        logger.info("network loaded", package=id_, device=device, seconds=round(time.monotonic() - start, 1))
+        logger.info("package.loaded", package=id_, device=device, seconds=round(time.monotonic() - start, 1))
     if not loaded:
-        logger.warning("no model package found: studies will end with NO_PACKAGE")
+        logger.warning("package.none", why="studies will end with NO_PACKAGE")
     return loaded
 
 

@@ -39,6 +39,8 @@ def deliver_due() -> None:
 def _answer(queue_name: str) -> None:
     answer = _answers.get(queue_name)
     if answer is None:
-        logger.error("this process has no job for the queue it listens to", queue=queue_name)
+        logger.error(
+            "bell.unanswered", why="this process has no job for the queue it listens to", queue=queue_name
+        )
         return
     answer()

@@ -52,9 +52,9 @@ def up(
     make_data_folder(settings)
     _probe_ports(settings)
     migrations.upgrade(settings.database)
-    log.info("node starts", ae_title=settings.ae_title, port=settings.port, data=str(settings.data))
+    log.info("node.starting", ae_title=settings.ae_title, port=settings.port, data=str(settings.data))
     if not settings.destinations.exists():
-        log.warning("no destinations file: results stay here", expected=str(settings.destinations))
+        log.warning("destinations.none", expected=str(settings.destinations), why="results stay here")
     Supervisor(
         [
             ("serve", ["serve"]),
@@ -126,10 +126,14 @@ def serve() -> None:
             raise
         intake.start()
         log.info(
-            "listening", ae_title=settings.ae_title, host=settings.host, port=scp.port, http_port=web.port
+            "node.listening",
+            ae_title=settings.ae_title,
+            host=settings.host,
+            port=scp.port,
+            http_port=web.port,
         )
         ended.wait()
-        log.info("stopping")
+        log.info("node.stopping")
         scp.stop()
         intake.stop()
         web.stop()
@@ -150,7 +154,7 @@ class _Installed(Mapping[str, str]):
         found = find_packages(self._folders, verify=False, problems=problems)
         for problem in problems:
             if str(problem) not in self._told:
-                log.error("model package left out", why=str(problem))
+                log.error("package.left_out", why=str(problem))
         self._told = {str(problem) for problem in problems}
         return {package.id: package.sha256 for package in found.values()}
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from hipnode import ledger
 from hipnode.errors import ImageRejected, SpoolMissing
 from hipnode.ledger import Image, OpenAnalysis
+from hipnode.logs import about
 from hipnode.selection import Facts
 from hipnode.spool import Spool
 from hipnode.status import ReasonCode
@@ -78,7 +79,7 @@ class Looks:
         """The look at a study, begun now or under way. Its result raises what reading the ledger raises."""
         known = self._under_way.get(opened.analysis_id)
         if known is None:
-            known = _UnderWay(opened, self._threads.submit(self._look, opened))
+            known = _UnderWay(opened, self._threads.submit(self._look_at, opened))
             self._under_way[opened.analysis_id] = known
         return known.look
 
@@ -95,6 +96,10 @@ class Looks:
     def stop(self) -> None:
         """Begin no look any more; one that runs ends with its reader."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _look_at(self, opened: OpenAnalysis) -> Look:
+        with about(opened.study_instance_uid, analysis_id=opened.analysis_id):
+            return self._look(opened)
 
     def _look(self, opened: OpenAnalysis) -> Look:
         with ledger.reading(self._sessions) as session:

@@ -59,7 +59,7 @@ def reconcile(
             missing, found = missing + (noted is ledger.mark_missing), found + (noted is ledger.mark_found)
     done = Reconciled(adopted, removed, quarantined, missing, found)
     if done != Reconciled():
-        logger.warning("spool and ledger reconciled", **done.__dict__)
+        logger.warning("spool.reconciled", **done.__dict__)
     return done
 
 
@@ -107,7 +107,9 @@ def _quarantine(spool: Spool, path: str) -> str:
         spool.quarantine(spool.path(path).read_bytes(), "found in the spool without a row, and not readable")
         spool.remove(path)
     except (OSError, OutOfResources) as error:  # no room now, or no file: studies come in all the same
-        logger.warning("file without a row left where it is", path=path, error=type(error).__name__)
+        logger.warning(
+            "file.left", why="it has no row, and no room elsewhere", path=path, error=type(error).__name__
+        )
         return "left"
     return "quarantined"
 

@@ -23,7 +23,7 @@ from hipnode.errors import IllegalTransition, ImageRejected, LedgerDown
 from hipnode.findings import Reason
 from hipnode.intake.looks import FactsReader, Look, Looks
 from hipnode.ledger import Image, ImageDecision, OpenAnalysis
-from hipnode.logs import hashed
+from hipnode.logs import about
 from hipnode.selection import Facts, Selection, select_study
 from hipnode.spool import Spool
 from hipnode.status import ReasonCode
@@ -118,7 +118,7 @@ class Intake:
         """
         pace = self._pace
         if not self._spool.present:
-            logger.error("spool missing", path=str(self._spool.root))
+            logger.error("spool.missing", path=str(self._spool.root))
             return 0
         with ledger.reading(self._sessions) as session:
             opened = ledger.studies_due_to_close(
@@ -147,17 +147,18 @@ class Intake:
     def _closed(self, one: OpenAnalysis, look: Future[Look]) -> bool:
         """Close one study that was looked at, and ring; trouble with it is its own, and bounded."""
         one = replace(self._looks.take(one.analysis_id), over=one.over)
-        try:
-            queued = self._close(one, look.result())
-        except LedgerDown as error:
-            logger.warning("ledger down", analysis=one.analysis_id, why=str(error))
-            return False
-        except Exception as error:  # noqa: BLE001  whatever it is, the study comes to an end
-            _log(error, "closing a study", analysis=one.analysis_id)
-            if not self._again(one, _TROUBLE_TRIES):
-                with _kept_going("closing a study", analysis=one.analysis_id):
-                    self._end(one, Reason.of(ReasonCode.INTERNAL))
-            return False
+        with about(one.study_instance_uid, analysis_id=one.analysis_id):
+            try:
+                queued = self._close(one, look.result())
+            except LedgerDown as error:
+                logger.warning("ledger.down", why=str(error))
+                return False
+            except Exception as error:  # noqa: BLE001  whatever it is, the study comes to an end
+                _log(error, "closing a study")
+                if not self._again(one, _TROUBLE_TRIES):
+                    with _kept_going("closing a study"):
+                        self._end(one, Reason.of(ReasonCode.INTERNAL))
+                return False
         if queued:
             queue.ring_analyse()
         return queued
@@ -182,7 +183,7 @@ class Intake:
                 pace.longest_pause_s,
             )
         if report.leases_expired or report.overdue:
-            logger.warning("work taken back", leases=report.leases_expired, overdue=report.overdue)
+            logger.warning("work.taken_back", leases=report.leases_expired, overdue=report.overdue)
         if report.analyses_due:
             queue.ring_analyse()
         if report.notices_due or report.deliveries_due:
@@ -226,9 +227,7 @@ class Intake:
             return False
         faults.point("intake.booked")
         logger.info(
-            "study closed",
-            study=hashed(opened.study_instance_uid),
-            analysis=opened.analysis_id,
+            "study.closed",
             images=len(chosen.decisions),
             packages=chosen.packages,
             reason=None if chosen.packages else chosen.reason.code.value,
@@ -241,7 +240,7 @@ class Intake:
                 ledger.fail(session, opened, reason, self._clock())
         except IllegalTransition:
             return
-        logger.warning("study failed", analysis=opened.analysis_id, reason=reason.code.value)
+        logger.warning("study.failed", reason=reason.code.value)
 
 
 @dataclass(frozen=True)
@@ -298,18 +297,18 @@ def _choose(
 
 
 @contextmanager
-def _kept_going(what: str, **ids: int) -> Iterator[None]:
+def _kept_going(what: str) -> Iterator[None]:
     """Trouble with one thing is logged, and the next is done: intake must not end."""
     try:
         yield
     except LedgerDown as error:
-        logger.warning("ledger down", at=what, why=str(error), **ids)
+        logger.warning("ledger.down", at=what, why=str(error))
     except Exception as error:  # noqa: BLE001  the next tick may do better
-        _log(error, what, **ids)
+        _log(error, what)
 
 
-def _log(error: Exception, what: str, **ids: int) -> None:
+def _log(error: Exception, what: str) -> None:
     """Where an error was raised; its text may hold values of a data set."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(where.filename).name}:{where.lineno}"
-    logger.error("intake failed", at=what, error=type(error).__name__, where=place, **ids)
+    logger.error("intake.failed", at=what, error=type(error).__name__, where=place)

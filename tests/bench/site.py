@@ -106,7 +106,7 @@ def wait_for_workers(node: Node, *parts: str) -> None:
     expected = 2 if parts == ("up",) else 1
     for part in parts:
         wait_for(
-            lambda part=part: len(said(node, part, "worker started")) >= expected, f"{part} starts", 180, 0.5
+            lambda part=part: len(said(node, part, "worker.started")) >= expected, f"{part} starts", 180, 0.5
         )
 
 
