@@ -79,9 +79,9 @@ def test_each_read_image_has_its_overlay_and_unread_ones_share_a_card() -> None:
 
 def test_the_overlay_of_a_film_in_a_partly_read_study_says_so() -> None:
     _, reading = READINGS["partial without"]
-    said = say_image(reading.images[1], [], ALGORITHM, reading)
+    said = say_image([reading.images[1]], [], ALGORITHM, reading)
     assert said.notes == ("The study was only partly analysed: 1 of 2 images could be read.",)
-    whole = say_image(reading.images[1], [], ALGORITHM, study(image(SECOND)))
+    whole = say_image([reading.images[1]], [], ALGORITHM, study(image(SECOND)))
     assert whole.notes == ()
 
 

@@ -167,7 +167,7 @@ class _Maker:
             alone = image.sop_instance_uid in pictures or image.findings
             sheets.setdefault(image.sop_instance_uid if alone else same, []).append(image)
         return [
-            (reads, reads[0].outcome, say_image(reads[0], self._of(marks, reads[0]), self.algorithm, reading))
+            (reads, reads[0].outcome, say_image(reads, self._of(marks, reads[0]), self.algorithm, reading))
             for reads in sheets.values()
         ]
 

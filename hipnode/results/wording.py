@@ -32,6 +32,7 @@ class Mark:
     known: FindingClass
     alternative: FindingClass | None
     calibrated: bool
+    image: str = ""  #: "image 1 of 2", where the study has several
 
     @property
     def name(self) -> str:
@@ -74,7 +75,8 @@ class Mark:
             if finding.side
             else "side not given by the image"
         )
-        text = f"{self.name}: {self.known.meaning}, {side}, {score_text(finding.score, self.calibrated)}."
+        place = f"{side}, {self.image}" if self.image else side
+        text = f"{self.name}: {self.known.meaning}, {place}, {score_text(finding.score, self.calibrated)}."
         if self.alternative and finding.alternative:
             other = score_text(finding.alternative.score, self.calibrated)
             text += f" Alternative: {_lower(self.alternative.meaning)}, {other}."
@@ -110,7 +112,8 @@ def score_text(score: float, calibrated: bool, short: bool = False) -> str:
 def number_marks(reading: StudyReading, algorithm: Algorithm | None) -> list[Mark]:
     """Name the findings of a study, image by image. Raises SelfCheckFailed on a class nobody declared."""
     marks: list[Mark] = []
-    for image in reading.images:
+    count = len(reading.images)
+    for position, image in enumerate(reading.images, 1):
         for finding in image.findings:
             other = finding.alternative
             marks.append(
@@ -121,6 +124,7 @@ def number_marks(reading: StudyReading, algorithm: Algorithm | None) -> list[Mar
                     known=_class_named(algorithm, finding.class_name),
                     alternative=_class_named(algorithm, other.class_name) if other else None,
                     calibrated=bool(algorithm and algorithm.calibrated),
+                    image=f"image {position} of {count}" if count > 1 else "",
                 )
             )
     return marks
@@ -144,10 +148,10 @@ def say_study(reading: StudyReading, marks: Sequence[Mark], algorithm: Algorithm
         found = "POSSIBLE FRACTURE MARKED" if marks else "NO FRACTURE DETECTED IN WHAT WAS READ"
         heading = f"AI: {found}, STUDY ONLY PARTLY ANALYSED"
         summary = f"Partly analysed by {who}: {_read_of(reading)} images could be read. " + (
-            _found(marks, who) if marks else _nothing_found(who)
+            _found(marks, who, count) if marks else _nothing_found(who)
         )
     elif outcome is Outcome.FINDINGS:
-        heading, summary = "AI: POSSIBLE FRACTURE MARKED", _found(marks, who)
+        heading, summary = "AI: POSSIBLE FRACTURE MARKED", _found(marks, who, count)
     elif outcome is Outcome.NONE:
         heading, summary = _NOTHING, _nothing_found(who)
     elif outcome is Outcome.NOT_ANALYSED:
@@ -160,20 +164,25 @@ def say_study(reading: StudyReading, marks: Sequence[Mark], algorithm: Algorithm
 
 
 def say_image(
-    image: ImageReading, marks: Sequence[Mark], algorithm: Algorithm | None, reading: StudyReading
+    images: Sequence[ImageReading],
+    marks: Sequence[Mark],
+    algorithm: Algorithm | None,
+    reading: StudyReading,
 ) -> Statement:
-    """What the overlay of one image of `reading` says. `marks` are those of this image."""
-    who = _who(algorithm)
+    """What one overlay says: of one image of `reading`, or of several that ended alike. `marks`: theirs."""
+    who, image = _who(algorithm), images[0]
+    beside = _marked_beside(images, reading)
     reason = image.reason.sentence if image.reason else ""
     if image.outcome is Outcome.FINDINGS:
-        heading, summary = "AI: POSSIBLE FRACTURE MARKED", _found(marks, who)
+        heading, summary = "AI: POSSIBLE FRACTURE MARKED", _found(marks, who, 1)
     elif image.outcome is Outcome.NONE:
-        heading, summary = _NOTHING, _nothing_found(who)
+        heading, summary = (_NOTHING_HERE if beside else _NOTHING), _nothing_found(who, bool(beside))
     elif image.outcome is Outcome.NOT_ANALYSED:
         heading, summary = "AI: NOT ANALYSED", f"{reason} {NO_STATEMENT}"
     else:
         heading, summary = "AI: ANALYSIS FAILED", f"{reason} {NO_STATEMENT}"
-    notes = [_although(flag.sentence, image) for flag in image.flags]
+    notes = [beside] if beside else []
+    notes += [_although(flag.sentence, image) for flag in image.flags]
     if reading.outcome is Outcome.PARTIAL:
         notes.append(f"The study was only partly analysed: {_read_of(reading)} images could be read.")
     short = tuple(mark.short_sentence for mark in marks)
@@ -209,6 +218,7 @@ def result_text(
 
 
 _NOTHING = "AI: NO FRACTURE DETECTED, DOES NOT EXCLUDE FRACTURE"
+_NOTHING_HERE = "AI: NO FRACTURE DETECTED IN THIS IMAGE, DOES NOT EXCLUDE FRACTURE"
 
 
 def _class_named(algorithm: Algorithm | None, name: str) -> FindingClass:
@@ -229,13 +239,49 @@ def _read_of(reading: StudyReading) -> str:
     return f"{read} of {len(reading.images)}"
 
 
-def _found(marks: Sequence[Mark], who: str) -> str:
+def _found(marks: Sequence[Mark], who: str, images: int) -> str:
     count = "1 region" if len(marks) == 1 else f"{len(marks)} regions"
-    return f"{count} suspicious for fracture marked by {who}; other fractures are not excluded."
+    where = _where(marks, images)
+    return f"{count} suspicious for fracture marked by {who}{where}; other fractures are not excluded."
 
 
-def _nothing_found(who: str) -> str:
-    return f"No fracture detected by {who}; does not exclude fracture."
+def _where(marks: Sequence[Mark], images: int) -> str:
+    """In how many images and in which hips the regions lie: two regions may be one hip, seen twice."""
+    marked = len({mark.image_uid for mark in marks})
+    where = f" in {marked} of {images} images" if images > 1 else ""
+    if len(marks) == 1:
+        return where
+    sides = {mark.finding.side.side if mark.finding.side else None for mark in marks}
+    if None in sides:
+        return where + (", which may show the same hip" if marked > 1 else "")
+    if len(sides) == 2:
+        return f"{where}, in the right and the left hip"
+    (side,) = {mark.finding.side.side for mark in marks if mark.finding.side}
+    return f"{where}, {'both' if len(marks) == 2 else 'all'} in the {_SIDES[side]} hip"
+
+
+def _marked_beside(images: Sequence[ImageReading], reading: StudyReading) -> str:
+    """Which other images of the study are marked: an overlay may be the only one a reader opens."""
+    mine = {image.sop_instance_uid for image in images}
+    places = {image.sop_instance_uid: place for place, image in enumerate(reading.images, 1)}
+    others = [
+        places[i.sop_instance_uid] for i in reading.images if i.findings and i.sop_instance_uid not in mine
+    ]
+    if not others:
+        return ""
+    here = _images([places[uid] for uid in mine]).capitalize()
+    verb = "is marked" if len(others) == 1 else "are marked"
+    also = " as well" if any(image.findings for image in images) else ""
+    return f"{here} of {len(places)}; {_images(others)} of this study {verb}{also}."
+
+
+def _images(places: Sequence[int]) -> str:
+    *most, last = sorted(places)
+    return f"images {', '.join(map(str, most))} and {last}" if most else f"image {last}"
+
+
+def _nothing_found(who: str, here: bool = False) -> str:
+    return f"No fracture detected{' in this image' if here else ''} by {who}; does not exclude fracture."
 
 
 def _not_analysed(image: ImageReading) -> str:
