@@ -19,7 +19,7 @@ from pydicom.dataset import FileDataset
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import ledger, scu
-from hipnode.cli.studies import as_json
+from hipnode.cli.screen import as_json
 from hipnode.destinations import RemoteAE
 from tests.peers import free_port, stop, wait_for
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from hipnode import migrations
 from hipnode.children import Children
 from hipnode.cli import app, main
-from hipnode.cli.studies import since_instant
+from hipnode.cli.times import instant
 from tests.factories import make_radiograph, save
 from tests.pacs import pacs
 from tests.peers import free_port
@@ -213,16 +213,16 @@ def test_replay_wants_studies_or_failed(ledger_site):
     ],
 )
 def test_since_reads_spans_and_instants(text, expected):
-    assert since_instant(text, NOW) == expected
+    assert instant(text, NOW) == expected
 
 
 def test_since_that_is_neither_is_wrong_use():
     with pytest.raises(typer.BadParameter, match="yesterday"):
-        since_instant("yesterday", NOW)
+        instant("yesterday", NOW)
     with pytest.raises(typer.BadParameter, match="before the calendar"):
-        since_instant("9999999d", NOW)
+        instant("9999999d", NOW)
     with pytest.raises(typer.BadParameter, match="before the calendar"):
-        since_instant("99999999999d", NOW)
+        instant("99999999999d", NOW)
 
 
 def test_explain_prints_the_rule_and_every_vote(site):

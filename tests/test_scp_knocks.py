@@ -1,12 +1,14 @@
 """Who knocked stands in the ledger: what was taken, what was refused and why, and never too much of it."""
 
+import re
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from hipnode import ledger
-from hipnode.scp import Limits, entry_for
+from hipnode import ledger, scp
+from hipnode.scp import AllowedPeers, Limits, entry_for, explain_refusal
 from hipnode.scp.knocks import MOST_PEERS, MOST_TITLES, Knocks
 from tests.encoded import IMPLICIT
 from tests.factories import make_radiograph
@@ -247,20 +249,56 @@ class TestKnocks:
         impatient.kw["bind"].dispose()
 
 
+def known(last_refusal: str | None, **changes: str) -> ledger.PeerRow:
+    names = {"calling_ae_title": "PACS", "address": "10.1.2.3", "called_ae_title": "HIPNODE"} | changes
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    at = now if last_refusal else None
+    return ledger.PeerRow(
+        **names, first_seen_at=now, last_seen_at=now, associations=0, refusals=1, instances=0,
+        stores_refused=0, last_refusal=last_refusal, last_refused_at=at,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("peer", "says", "cure"),
+    [
+        (known(None), "", ""),
+        (known("NOT_ALLOWED"), "not in HIPNODE_ALLOWED_PEERS", "add PACS@10.1.2.3/32 to"),
+        (known("NOT_ALLOWED", calling_ae_title=""), "not in HIPNODE_ALLOWED_PEERS", "add *@10.1.2.3/32 to"),
+        (known("NOT_ALLOWED", address="10.9.9.9"), "as it was then", "It is now"),
+        (known("CALLED_AE_TITLE", called_ae_title="HIPNOD"), "it called HIPNOD", "to HIPNODE (case counts)"),
+        (known("0110"), "answered 0x0110", "log"),
+    ],
+)
+def test_a_refusal_is_told_with_what_to_do(peer: ledger.PeerRow, says: str, cure: str) -> None:
+    said, todo = explain_refusal(peer, "HIPNODE", "CT@10.0.0.0/8,*@10.9.9.9")
+    assert says in said
+    assert cure in todo
+
+
+def test_every_code_the_scp_writes_has_words_of_its_own() -> None:
+    source = "".join(file.read_text() for file in Path(scp.__file__).parent.glob("*.py"))
+    codes = set(re.findall(r'note_refusal\("(\w+)"|note_store\("(\w+)"|refused\("(\w+)"', source))
+    codes |= set(re.findall(r'Rejection\([^"]*"(\w+)"', source))
+    written = {one for each in codes for one in ([each] if isinstance(each, str) else each) if one}
+    assert written >= {"NOT_ALLOWED", "TOO_MANY", "TLS", "TOO_LARGE", "NO_CONTEXT"}
+    unknown = explain_refusal(known("XXXX"), "HIPNODE", "")[1]
+    for code in written | {"A700", "A900", "C000"}:
+        assert explain_refusal(known(code), "HIPNODE", "")[1] != unknown, code
+
+
 @pytest.mark.parametrize(
     ("ae_title", "address", "entry"),
     [
-        ("", "10.1.2.3", "*@10.1.2.3"),
-        ("PACS", "10.1.2.3", "PACS@10.1.2.3"),
-        (" PACS 1 ", "::ffff:10.1.2.3", "PACS 1@10.1.2.3"),
-        ("A@B", "fe80::1%eth0", "A@B@fe80::1"),
-        ("A,B", "10.1.2.3", "*@10.1.2.3"),
-        ("M?LLER", "10.1.2.3", "*@10.1.2.3"),
+        ("", "10.1.2.3", "*@10.1.2.3/32"),
+        ("PACS", "10.1.2.3", "PACS@10.1.2.3/32"),
+        (" PACS 1 ", "::ffff:10.1.2.3", "PACS 1@10.1.2.3/32"),
+        ("A@B", "fe80::1%eth0", "A@B@fe80::1/128"),
+        ("A,B", "10.1.2.3", "*@10.1.2.3/32"),
+        ("M?LLER", "10.1.2.3", "*@10.1.2.3/32"),
         ("PACS", "", ""),
     ],
 )
 def test_the_entry_that_lets_a_peer_in(ae_title: str, address: str, entry: str) -> None:
-    from hipnode.scp import AllowedPeers
-
     assert entry_for(ae_title, address) == entry
     assert AllowedPeers.parse(entry).allows(ae_title.strip(), address) is bool(entry)

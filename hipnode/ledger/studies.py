@@ -1,6 +1,6 @@
 """Studies as people look at them: the worklist, one study in full, and finding one by what is typed."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from hipnode.ledger.records import (
     StudyDetail,
     StudySummary,
 )
-from hipnode.status import AnalysisStatus, DeliveryStatus, ReasonCode
+from hipnode.status import TERMINAL, AnalysisStatus, DeliveryStatus, ReasonCode
 from hipnode.tables import (
     Analysis,
     AnalysisDelivery,
@@ -67,6 +67,19 @@ def list_studies(
         wanted.append(_like(Study.accession_number, accession_number.strip()))
     query = _summaries().where(*wanted).order_by(changed.desc(), Study.id.desc())
     return [_summary(row) for row in session.execute(query.limit(limit))]
+
+
+def newest_studies(session: Session, limit: int) -> list[StudySummary]:
+    """The studies that came last, newest first; quick however many there are."""
+    rows = session.execute(_summaries().order_by(Study.id.desc()).limit(limit))
+    return [_summary(row) for row in rows]
+
+
+def count_ended(session: Session, since: datetime) -> Counter[AnalysisStatus]:
+    """How many analyses ended since then, and how."""
+    ended = (Event.at >= since, Event.what == "analysis", Event.became.in_(sorted(TERMINAL)))
+    rows = session.execute(select(Event.became, func.count()).where(*ended).group_by(Event.became))
+    return Counter({AnalysisStatus(str(became)): count for became, count in rows})
 
 
 def _like(column: ColumnElement[str] | InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:

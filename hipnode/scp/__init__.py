@@ -14,6 +14,7 @@ from hipnode import ledger
 from hipnode.scp.contexts import RADIOGRAPH_CLASSES, RADIOGRAPH_SYNTAXES
 from hipnode.scp.knocks import Knocks
 from hipnode.scp.peers import AllowedPeers, entry_for
+from hipnode.scp.refusals import explain_refusal
 from hipnode.scp.server import HardServer, Limits, listen, stop
 from hipnode.scp.store import OwnMarks, StoreHandler, own_marks
 from hipnode.spool import Spool
@@ -26,6 +27,7 @@ __all__ = [
     "OwnMarks",
     "Scp",
     "entry_for",
+    "explain_refusal",
     "own_marks",
     "start_scp",
 ]

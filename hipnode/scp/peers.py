@@ -47,7 +47,7 @@ def entry_for(ae_title: str, address: str) -> str:
         return ""
     title = ae_title.strip()
     fit = _AE_TITLE.fullmatch(title) and "," not in title and "?" not in title
-    return f"{title if fit else '*'}@{ip}"
+    return f"{title if fit else '*'}@{ip}/{ip.max_prefixlen}"
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
