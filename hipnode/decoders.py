@@ -16,11 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import (
-    JPEG2000,
     UID,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
@@ -34,26 +30,10 @@ from hipnode import codestreams
 from hipnode.codestreams import Codestream
 from hipnode.errors import ImageRejected
 from hipnode.status import ReasonCode
+from hipnode.transfer_syntaxes import RADIOGRAPH_SYNTAXES, UNCOMPRESSED
 
-NATIVE: tuple[UID, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _JPEG = (JPEGLosslessSV1, JPEGLossless, JPEGBaseline8Bit, JPEGExtended12Bit)
 _JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
-_JPEG_2000 = (JPEG2000Lossless, JPEG2000)
-
-#: What this node can decode, in the order it prefers to be sent: nothing to decode first, then
-#: lossless by speed, lossy last.
-TRANSFER_SYNTAXES: tuple[UID, ...] = (
-    *NATIVE,
-    JPEGLosslessSV1,
-    JPEGLossless,
-    JPEGLSLossless,
-    RLELossless,
-    JPEG2000Lossless,
-    JPEGLSNearLossless,
-    JPEG2000,
-    JPEGExtended12Bit,
-    JPEGBaseline8Bit,
-)
 
 _T = TypeVar("_T")
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
@@ -121,7 +101,7 @@ def read_stored(ds: Dataset, transfer_syntax: UID | str, max_pixels: int) -> NDA
     Raises ImageRejected: PIXELS_MISSING, DECODE_LIMIT or DECODE_FAILED. MemoryError passes through.
     """
     transfer_syntax = UID(transfer_syntax)
-    if transfer_syntax not in TRANSFER_SYNTAXES:
+    if transfer_syntax not in RADIOGRAPH_SYNTAXES:
         raise _failed(f"Transfer syntax {transfer_syntax.name} is not read.")
     form = pixel_format(ds, max_pixels)
     if "PixelData" not in ds:
@@ -131,7 +111,7 @@ def read_stored(ds: Dataset, transfer_syntax: UID | str, max_pixels: int) -> NDA
     data = ds["PixelData"].value
     if not isinstance(data, bytes | bytearray) or not data:
         raise ImageRejected(ReasonCode.PIXELS_MISSING, "The Pixel Data is empty.")
-    if transfer_syntax in NATIVE:
+    if transfer_syntax in UNCOMPRESSED:
         return _native(data, form)
     frame = _only_frame(data)
     if transfer_syntax == RLELossless:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import ledger
-from hipnode.scp.contexts import RADIOGRAPH_CLASSES, RADIOGRAPH_SYNTAXES
+from hipnode.scp.contexts import RADIOGRAPH_CLASSES
 from hipnode.scp.knocks import Knocks
 from hipnode.scp.peers import AllowedPeers, entry_for
 from hipnode.scp.refusals import explain_refusal
@@ -21,7 +21,6 @@ from hipnode.spool import Spool
 
 __all__ = [
     "RADIOGRAPH_CLASSES",
-    "RADIOGRAPH_SYNTAXES",
     "AllowedPeers",
     "Limits",
     "OwnMarks",

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from pynetdicom.presentation import PresentationContext
 
+from hipnode.transfer_syntaxes import RADIOGRAPH_SYNTAXES, UNCOMPRESSED
+
 VERIFICATION = "1.2.840.10008.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -15,27 +17,6 @@ RADIOGRAPH_CLASSES = frozenset(
         "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray, for processing
         SECONDARY_CAPTURE,
     }
-)
-
-UNCOMPRESSED = (
-    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
-    "1.2.840.10008.1.2",  # Implicit VR Little Endian
-)
-
-#: Transfer syntaxes of radiographs, best first. A sender that offers several in one context may
-#: re-encode to meet our choice: so lossless ones come first (smallest first), the uncompressed ones
-#: follow, and lossy ones are taken only from a sender that offers nothing else.
-RADIOGRAPH_SYNTAXES = (
-    "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
-    "1.2.840.10008.1.2.4.90",  # JPEG 2000 lossless only
-    "1.2.840.10008.1.2.4.70",  # JPEG lossless, process 14 selection value 1
-    "1.2.840.10008.1.2.4.57",  # JPEG lossless, process 14
-    "1.2.840.10008.1.2.5",  # RLE lossless
-    *UNCOMPRESSED,
-    "1.2.840.10008.1.2.4.91",  # JPEG 2000
-    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
-    "1.2.840.10008.1.2.4.51",  # JPEG extended, 12 bit
-    "1.2.840.10008.1.2.4.50",  # JPEG baseline, 8 bit
 )
 
 # Not readable without inflating (a bomb's way in) or in another byte order: never accepted.
