@@ -81,6 +81,12 @@ class SpoolMissing(ReasonedError):
 class PackageError(HipnodeError):
     """A model package is missing, incomplete, or its hash is not the manifest's."""
 
+    package_id: str | None = None  #: its id, as far as it is known
+
+
+class PackageUnknown(PackageError):
+    """A package that was asked for by id is not installed: wrong use."""
+
 
 class DeviceMissing(HipnodeError):
     """The device a worker was told to use is not there."""

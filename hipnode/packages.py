@@ -8,7 +8,7 @@ importing the workers.
 import hashlib
 import json
 import tomllib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from hipnode.decision import DISPLACED, VALGUS_IMPACTED, DecisionRule
-from hipnode.errors import PackageError
+from hipnode.errors import PackageError, PackageUnknown
 from hipnode.findings import Algorithm, FindingClass, Reason
 from hipnode.images import Radiograph
 from hipnode.status import ReasonCode
@@ -287,12 +287,20 @@ def load_package(folder: Path, verify: bool = True) -> ModelPackage:
     for path in (package.weights_file, package.model_card):
         if not path.is_file():
             raise PackageError(f"The model package in {folder} is incomplete: {path.name} is missing.")
-    if verify and sha256_of(package.weights_file) != package.sha256:
-        raise PackageError(
-            f"The weights of the model package {package.id} in {folder} are not those its manifest names "
+    if verify:
+        check_weights(package)
+    return package
+
+
+def check_weights(package: ModelPackage) -> None:
+    """Hash the weights. Raises PackageError unless they are those the manifest names."""
+    if sha256_of(package.weights_file) != package.sha256:
+        problem = PackageError(
+            f"The weights of the model package {package.id} in {package.folder} are not those its manifest names "
             f"(SHA-256 differs). Copy the package again; do not edit {WEIGHTS}."
         )
-    return package
+        problem.package_id = package.id
+        raise problem
 
 
 def _manifest(content: dict[str, Any], source: Path) -> Manifest:
@@ -334,10 +342,24 @@ def find_packages(
             try:
                 _add(found, load_package(place, verify))
             except PackageError as error:
+                error.package_id = error.package_id or place.name
                 if problems is None:
                     raise
                 problems.append(error)
     return found
+
+
+def named_package(found: Mapping[str, ModelPackage], id_: str, folder: Path) -> ModelPackage:
+    """The package of this id among those found. Raises PackageUnknown, which tells where to put one.
+
+    folder: where the site puts its packages
+    """
+    if id_ in found:
+        return found[id_]
+    raise PackageUnknown(
+        f"There is no model package {id_}; there are: {', '.join(sorted(found)) or 'none'}. "
+        f"Put it into {folder} or name its folder in HIPNODE_PACKAGES."
+    )
 
 
 def _package_places(folder: Path) -> list[Path]:
@@ -349,10 +371,12 @@ def _package_places(folder: Path) -> list[Path]:
 def _add(found: dict[str, ModelPackage], package: ModelPackage) -> None:
     known = found.setdefault(package.id, package)
     if known.sha256 != package.sha256 or known.manifest != package.manifest:
-        raise PackageError(
+        problem = PackageError(
             f"Two different model packages are called {package.id}: in {known.folder} "
             f"and in {package.folder}. Give one another id, or remove it."
         )
+        problem.package_id = package.id
+        raise problem
 
 
 def write_package(folder: Path, content: dict[str, Any], weights: bytes, card: str) -> ModelPackage:

@@ -222,7 +222,7 @@ def test_nothing_written_is_not_said_to_be_somewhere(site: Path):
     [
         (("--out", "file/out"), 1, "file/out: Not a directory."),
         (("--out", "out", "--device", "cuda:63"), 2, "cuda:63 is not there"),
-        (("--out", "out", "--package", "nobody"), 1, "hip-second, hip-test"),
+        (("--out", "out", "--package", "nobody"), 2, "hip-second, hip-test"),
     ],
 )
 def test_wrong_use_ends_with_a_sentence(site: Path, monkeypatch, capsys, arguments, code, word):

@@ -16,7 +16,7 @@ from hipnode.errors import ImageRejected, PackageError
 from hipnode.findings import Box, ImageReading, KnownSide, Reason
 from hipnode.images import Radiograph
 from hipnode.logs import hashed
-from hipnode.packages import ModelPackage, find_packages
+from hipnode.packages import ModelPackage, find_packages, named_package
 from hipnode.results import BuiltResult, Installation, ResultKind, build_results, preview_png, result_text
 from hipnode.selection import Decision, Facts, Selection, select_study
 from hipnode.settings import Settings
@@ -49,8 +49,9 @@ def analyse_files(
 
     Returns one plain object per file, in order: file, status (analysed, skipped, failed), outcome, reason,
     sentence, flags, findings, candidates, package, outputs. Boxes are in stored pixels, corner origin.
-    A study whose package is not installed fails with NO_PACKAGE, the others are read. Raises PackageError for
-    a `package_id` that is not installed and for a package that cannot be used, DeviceMissing, SettingsError.
+    A study whose package is not installed fails with NO_PACKAGE, the others are read. Raises PackageUnknown
+    for a `package_id` that is not installed, PackageError for a package that cannot be used, DeviceMissing,
+    SettingsError.
     """
     selection = Selection.load(settings.selection_file)
     look = _Look(settings, device)
@@ -146,14 +147,8 @@ class _Look:
         }
 
     def known(self, package_id: str) -> ModelPackage:
-        """The package of this id. Raises PackageError where it is not installed."""
-        if package_id not in self._packages:
-            known = ", ".join(sorted(self._packages)) or "none"
-            raise PackageError(
-                f"There is no model package {package_id}; there are: {known}. "
-                f"Put it into {self._settings.data / 'packages'} or name its folder in HIPNODE_PACKAGES."
-            )
-        return self._packages[package_id]
+        """The package of this id. Raises PackageUnknown where it is not installed."""
+        return named_package(self._packages, package_id, self._settings.data / "packages")
 
     def _loaded(self, package_id: str) -> tuple[ModelPackage, Detector]:
         package = self.known(package_id)

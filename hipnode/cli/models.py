@@ -6,28 +6,35 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hipnode.cli.screen import screen
+from hipnode.cli.screen import plain, screen
 from hipnode.errors import PackageError
-from hipnode.packages import ModelPackage, find_packages
+from hipnode.packages import ModelPackage, check_weights, find_packages, named_package
 from hipnode.settings import load_settings
 
 models = typer.Typer(
-    no_args_is_help=True, help="The model packages: what is installed, and whether it is whole."
+    no_args_is_help=True,
+    help="The model packages: what is installed, what it reads, and whether it is whole.",
 )
 
-
-def _installed(verify: bool) -> tuple[dict[str, ModelPackage], list[PackageError]]:
-    problems: list[PackageError] = []
-    return find_packages(load_settings().package_folders, verify=verify, problems=problems), problems
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
-def _named(id_: str) -> ModelPackage:
-    found, _ = _installed(verify=False)
-    if id_ not in found:
-        raise typer.BadParameter(
-            f"No package is called {id_}; there are: {', '.join(sorted(found)) or 'none'}."
-        )
-    return found[id_]
+class _Installed:
+    """What is installed, and what lies there but cannot be used."""
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        self.own_folder = settings.data / "packages"
+        self.problems: list[PackageError] = []
+        self.found = find_packages(settings.package_folders, verify=False, problems=self.problems)
+
+    def named(self, id_: str) -> ModelPackage:
+        """The package of this id. Raises PackageError: why it cannot be used, or that there is none."""
+        if id_ not in self.found:
+            for problem in self.problems:
+                if problem.package_id == id_:
+                    raise problem
+        return named_package(self.found, id_, self.own_folder)
 
 
 def _facts(package: ModelPackage) -> dict[str, Any]:
@@ -42,44 +49,122 @@ def _facts(package: ModelPackage) -> dict[str, Any]:
 
 
 @models.command("list")
-def list_(json_: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
+def list_(json_: AsJson = False) -> None:
     """List the packages in the data folder, in HIPNODE_PACKAGES and those shipped."""
-    found, problems = _installed(verify=False)
+    installed = _Installed()
     if json_:
-        typer.echo(json.dumps([_facts(p) for p in found.values()], indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([_facts(p) for p in installed.found.values()], indent=2, ensure_ascii=False))
     else:
         table = Table("id", "version", "sha256", "classes", "origin", box=None)
-        for package in found.values():
+        for package in installed.found.values():
             facts = _facts(package)
             table.add_row(
                 facts["id"],
                 facts["version"],
                 facts["sha256"][:12],
                 " ".join(facts["classes"]),
-                facts["origin"],
+                plain(facts["origin"]),
             )
-        screen().print(table if found else "No model package is installed.")
+        screen().print(table if installed.found else "No model package is installed.")
+    _tell(installed.problems)
+
+
+@models.command()
+def show(
+    package: Annotated[str, typer.Argument(metavar="ID", help="The package's id.")], json_: AsJson = False
+) -> None:
+    """Print what a package reads and answers, where it comes from and what it is for; then its model card."""
+    one = _Installed().named(package)
+    card = one.model_card.read_text(encoding="utf-8", errors="replace")
+    if json_:
+        said = {"folder": str(one.folder), **one.manifest.model_dump(mode="json"), "model_card": card}
+        typer.echo(json.dumps(said, indent=2, ensure_ascii=False))
+        return
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _rows(one):
+        table.add_row(name, plain(value))
+    screen().print(table)
+    typer.echo(f"\n{card}")
+
+
+def _rows(package: ModelPackage) -> list[tuple[str, str]]:
+    m = package.manifest
+    rows = [
+        ("id", f"{m.id} {m.version}"),
+        ("name", f"{m.name}, by {m.manufacturer}"),
+        ("intended use", " ".join(m.limits)),
+        ("origin", m.origin),
+        ("training data", f"{m.weights.training_data} (recipe {m.recipe}, licence {m.weights.licence})"),
+        ("reads", f"BodyPartExamined {_any(m.body_parts)}; ViewPosition {_any(m.views)}"),
+        ("side", m.laterality_handling),
+        ("input", f"{m.input.width} x {m.input.height} pixels, {m.network}"),
+    ]
+    for one in m.classes:
+        fires = f"fires at {m.decision.thresholds[one.name]:g}"
+        rows.append((f"class {one.name}", f"{one.meaning} ({one.scheme} {one.code}), {fires}"))
+    if m.decision.valgus_priority is not None:
+        rows.append(("valgus priority", f"{m.decision.valgus_priority:g}"))
+    rows.append(
+        ("scores", "not calibrated: no probabilities" if m.calibration.method == "none" else "calibrated")
+    )
+    if m.validation is not None:
+        counts = ", ".join(f"{name} {count}" for name, count in m.validation.images_per_class.items())
+        rows.append(("tested", f"on {m.validation.data_set}, {m.validation.date} ({counts})"))
+    rows += [
+        ("answers with", ", ".join(m.outputs)),
+        ("sha256", package.sha256),
+        ("folder", str(package.folder)),
+    ]
+    return rows
+
+
+def _any(terms: tuple[str, ...]) -> str:
+    return " or ".join(terms) or "any"
+
+
+@models.command()
+def verify(
+    packages: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Packages to verify; without one, all of them."),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Hash the weights of packages and compare them with what their manifests name.
+
+    Exit code 0: all are whole, 1: one is not, 2: there is no such package.
+    """
+    installed = _Installed()
+    ids = list(dict.fromkeys(packages or installed.found))
+    problems = [p for p in installed.problems if not packages or p.package_id in ids]
+    unusable = {problem.package_id for problem in problems} - set(installed.found)
+    whole: list[ModelPackage] = []
+    # an unknown id is wrong use, and told before minutes of hashing
+    for package in [installed.named(id_) for id_ in ids if id_ not in unusable]:
+        try:
+            check_weights(package)
+        except PackageError as error:
+            problems.append(error)
+        else:
+            whole.append(package)
+    if json_:
+        broken = [{"id": p.package_id, "whole": False, "problem": str(p)} for p in problems]
+        said = [{"id": p.id, "whole": True, "problem": None} for p in whole] + broken
+        typer.echo(json.dumps(said, indent=2, ensure_ascii=False))
+    else:
+        for package in whole:
+            typer.echo(
+                f"{package.id} {package.version}: the weights are the manifest's ({package.sha256[:12]})."
+            )
+        if not whole and not problems:
+            typer.echo("No model package is installed.")
+    _tell(problems)
+
+
+def _tell(problems: list[PackageError]) -> None:
     for problem in problems:
         typer.secho(str(problem), err=True, fg=typer.colors.RED)
     if problems:
         raise typer.Exit(1)
-
-
-@models.command()
-def show(package: Annotated[str, typer.Argument(metavar="ID", help="The package's id.")]) -> None:
-    """Print the model card of a package."""
-    typer.echo(_named(package).model_card.read_text(encoding="utf-8"))
-
-
-@models.command()
-def verify() -> None:
-    """Hash the weights of every package and compare them with its manifest."""
-    found, problems = _installed(verify=True)
-    for package in found.values():
-        typer.echo(f"{package.id} {package.version}: the weights are the manifest's ({package.sha256[:12]}).")
-    for problem in problems:
-        typer.secho(str(problem), err=True, fg=typer.colors.RED)
-    if problems:
-        raise typer.Exit(1)
-    if not found:
-        typer.echo("No model package is installed.")
