@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from hipnode import __version__
-from hipnode.errors import DeviceMissing, HipnodeError, LedgerDown, SettingsError
+from hipnode.errors import DeviceMissing, HipnodeError, LedgerDown, PackageUnknown, SettingsError
 
 _COMMANDS = {
     "up": "hipnode.cli.node:up",
@@ -94,7 +94,7 @@ def main() -> None:
         app()
     try:
         app()
-    except (SettingsError, DeviceMissing) as error:
+    except (SettingsError, DeviceMissing, PackageUnknown) as error:
         _stop(str(error), 2)
     except LedgerDown as error:
         _stop(
