@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +21,7 @@ from hipnode.errors import (
 from hipnode.findings import Reason, StudyReading
 from hipnode.images import Radiograph
 from hipnode.ledger import Claim, Image
+from hipnode.logs import about, hashed
 from hipnode.packages import ModelPackage
 from hipnode.status import Outcome, ReasonCode
 from workers.analysis import Detector, DetectorFailed, StudyImage, StudyImages, analyse_each
@@ -113,7 +115,8 @@ class AnalyseJob:
                 policy.max_attempts,
             )
         for claim in claims:
-            logger.info("study claimed", analysis=claim.analysis_id, attempt=claim.attempts)
+            with _about(claim):
+                logger.info("study.claimed", attempt=claim.attempts, package=claim.package_id)
         return claims
 
     def _work(self, claims: Sequence[Claim]) -> None:
@@ -123,7 +126,11 @@ class AnalyseJob:
             claim.analysis_id: lambda session, now, claim=claim: ledger.hold(session, claim, lease_s, now)
             for claim in claims
         }
-        with Leases(rooms.sessions, extends, lease_s, LONGEST_JOB_S, rooms.clock) as leases:
+        subjects = {
+            claim.analysis_id: {"study": hashed(claim.study_instance_uid), "analysis_id": claim.analysis_id}
+            for claim in claims
+        }
+        with Leases(rooms.sessions, extends, lease_s, LONGEST_JOB_S, rooms.clock, subjects) as leases:
             start = time.monotonic()
             work = [one for claim in claims if (one := self._look_up(claim)) is not None]
             read_s = time.monotonic() - start
@@ -137,22 +144,24 @@ class AnalyseJob:
                 faults.point("analyse.looked")
                 for one, answer in zip(batch, answers, strict=True):
                     if one.claim.analysis_id not in leases.lost:
-                        self._finish(one, answer, loaded)
+                        with _about(one.claim):
+                            self._finish(one, answer, loaded)
                 logger.info(
-                    "batch analysed", studies=len(batch), read_s=round(read_s, 3), look_s=round(look_s, 3)
+                    "batch.analysed", studies=len(batch), read_s=round(read_s, 3), look_s=round(look_s, 3)
                 )
 
     def _look_up(self, claim: Claim) -> _Work | None:
         """The claim's images, decoded in killable children; None when that failed and was dealt with."""
-        try:
-            with ledger.reading(self.rooms.sessions) as session:
-                images = ledger.images_of(session, claim.analysis_id)
-            pictures = self._read(images)
-        except LedgerDown:
-            raise
-        except Exception as error:  # noqa: BLE001  # one study must not take its neighbours with it
-            self._unexpected(claim, error)
-            return None
+        with _about(claim):
+            try:
+                with ledger.reading(self.rooms.sessions) as session:
+                    images = ledger.images_of(session, claim.analysis_id)
+                pictures = self._read(images)
+            except LedgerDown:
+                raise
+            except Exception as error:  # noqa: BLE001  # one study must not take its neighbours with it
+                self._unexpected(claim, error)
+                return None
         study = StudyImages(
             tuple(
                 StudyImage(image.sop_instance_uid, picture, image.flags)
@@ -190,11 +199,11 @@ class AnalyseJob:
         try:
             self._keep(one, answer, loaded)
         except IllegalTransition:
-            logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
+            logger.warning("lease.lost")
         except LedgerDown:
             raise
         except OutOfResources as error:
-            logger.error("results not written", analysis=claim.analysis_id, why=str(error))  # noqa: TRY400
+            logger.error("results.not_written", why=str(error))  # noqa: TRY400
             self._no_room = True
             self._put_back(claim, str(error))
         except ReasonedError as error:
@@ -221,7 +230,7 @@ class AnalyseJob:
         try:
             told = tell(rooms, claim, answer, algorithm, sources, one.pictures, analysed_at)
         except SelfCheckFailed as error:
-            logger.error("result failed its check", analysis=claim.analysis_id, why=error.sentence)  # noqa: TRY400
+            logger.error("result.check_failed", why=error.sentence)  # noqa: TRY400
             answer = failed_reading(one.images, Reason(error.code, error.sentence))
             told = tell(rooms, claim, answer, algorithm, sources, {}, analysed_at)
         faults.point("analyse.written")
@@ -242,8 +251,7 @@ class AnalyseJob:
         faults.point("analyse.recorded")
         remove(rooms, recorded.spare)
         logger.info(
-            "study analysed",
-            analysis=claim.analysis_id,
+            "study.analysed",
             outcome=answer.outcome.value,
             reason=answer.reason.code.value if answer.reason else None,
             results=len(told.files),
@@ -254,7 +262,7 @@ class AnalyseJob:
             queue.ring_deliver()
 
     def _unexpected(self, claim: Claim, error: BaseException) -> None:
-        logger.error("analysis failed", analysis=claim.analysis_id, where=where(error))
+        logger.error("analysis.failed", where=where(error))
         self._release(claim, Reason.of(ReasonCode.INTERNAL))
 
     def _release(
@@ -269,9 +277,9 @@ class AnalyseJob:
                     session, claim, reason, rooms.clock(), pause_s, policy.max_attempts, free_for_s
                 )
         except IllegalTransition:
-            logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
+            logger.warning("lease.lost")
             return
-        logger.info("study given back", analysis=claim.analysis_id, reason=reason.code.value, again=again)
+        logger.info("study.given_back", reason=reason.code.value, again=again)
         if not again:
             queue.ring_deliver()
 
@@ -289,9 +297,13 @@ class AnalyseJob:
                 ledger.release(session, claim, reason, now, 0, 0)
                 ledger.fail(session, _Released(claim.analysis_id, claim.fence + 1, claim.owner), reason, now)
         except IllegalTransition:
-            logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
+            logger.warning("lease.lost")
             return
-        logger.error("study failed without results", analysis=claim.analysis_id, reason=reason.code.value)
+        logger.error("study.failed", reason=reason.code.value, why="without results")
+
+
+def _about(claim: Claim) -> AbstractContextManager[None]:
+    return about(claim.study_instance_uid, analysis_id=claim.analysis_id)
 
 
 @dataclass(frozen=True)

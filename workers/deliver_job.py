@@ -18,6 +18,7 @@ from hipnode.destinations import Destination, Sender
 from hipnode.errors import IllegalTransition, LedgerDown, OutOfResources, ReasonedError, SpoolMissing
 from hipnode.findings import Algorithm, Reason
 from hipnode.ledger import Claim, DeliveryBatch, DeliveryItem, StoreOutcome
+from hipnode.logs import about, hashed
 from hipnode.packages import ModelPackage
 from hipnode.scu import Outgoing, Timeouts, Verdict
 from hipnode.status import AnalysisStatus, ReasonCode
@@ -79,19 +80,23 @@ class DeliverJob:
             )
         for claim in claims:
             faults.point("notice.claimed")
-            try:
-                self._notice(claim)
-            except IllegalTransition:
-                logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
-            except LedgerDown:
-                raise
-            except OutOfResources as error:
-                self._put_back(claim, str(error))
-            except ReasonedError as error:
-                self._end_without_notice(claim, error)
-            except Exception as error:  # noqa: BLE001  # the lease runs out; the ledger bounds the tries
-                logger.error("notice failed", analysis=claim.analysis_id, where=where(error))  # noqa: TRY400
+            with about(claim.study_instance_uid, analysis_id=claim.analysis_id):
+                self._try_notice(claim)
         return len(claims)
+
+    def _try_notice(self, claim: Claim) -> None:
+        try:
+            self._notice(claim)
+        except IllegalTransition:
+            logger.warning("lease.lost")
+        except LedgerDown:
+            raise
+        except OutOfResources as error:
+            self._put_back(claim, str(error))
+        except ReasonedError as error:
+            self._end_without_notice(claim, error)
+        except Exception as error:  # noqa: BLE001  # the lease runs out; the ledger bounds the tries
+            logger.error("notice.failed", where=where(error))  # noqa: TRY400
 
     def _notice(self, claim: Claim) -> None:
         rooms = self.rooms
@@ -113,8 +118,7 @@ class DeliverJob:
             raise
         remove(rooms, recorded.spare)
         logger.warning(
-            "study not analysed, notice written",
-            analysis=claim.analysis_id,
+            "notice.written",
             reason=reason.code.value,
             deliveries=recorded.due,
         )
@@ -138,12 +142,12 @@ class DeliverJob:
     def _put_back(self, claim: Claim, why: str) -> None:
         """The notice waits for room on the disk."""
         rooms = self.rooms
-        logger.error("notice not written", analysis=claim.analysis_id, why=why)
+        logger.error("notice.not_written", why=why)
         try:
             with ledger.transaction(rooms.sessions) as session:
                 ledger.release_notice(session, claim, rooms.clock(), NO_ROOM_PAUSE_S)
         except IllegalTransition:
-            logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
+            logger.warning("lease.lost")
 
     def _end_without_notice(self, claim: Claim, error: ReasonedError) -> None:
         """FAILED at once: there is nothing a notice could be built from."""
@@ -155,9 +159,9 @@ class DeliverJob:
             with ledger.transaction(rooms.sessions) as session:
                 ledger.fail(session, claim, reason or Reason.of(error.code), rooms.clock())
         except IllegalTransition:
-            logger.warning("lease lost, nothing written", analysis=claim.analysis_id)
+            logger.warning("lease.lost")
             return
-        logger.error("study failed without a notice", analysis=claim.analysis_id, reason=error.code.value)
+        logger.error("study.failed", reason=error.code.value, why="without a notice")
 
     # --- Deliveries ----------------------------------------------------------------------------
 
@@ -172,7 +176,10 @@ class DeliverJob:
             self._under_way.update(batch.destination for batch in batches)
         for batch in batches:
             try:
-                self._deliver(batch)
+                with about(
+                    batch.study_instance_uid, analysis_id=batch.analysis_id, destination=batch.destination
+                ):
+                    self._deliver(batch)
             finally:
                 with self._lock:
                     self._under_way[batch.destination] -= 1
@@ -189,7 +196,9 @@ class DeliverJob:
         def extend(session: Session, now: datetime) -> None:
             ledger.hold_sending(session, batch, lease_s, now)
 
-        with Leases(rooms.sessions, {ready[0].delivery_id: extend}, lease_s, LONGEST_JOB_S, rooms.clock):
+        key = ready[0].delivery_id
+        subject = {"study": hashed(batch.study_instance_uid), "destination": batch.destination}
+        with Leases(rooms.sessions, {key: extend}, lease_s, LONGEST_JOB_S, rooms.clock, {key: subject}):
             outcomes = self._send(batch)
             faults.point("deliver.sent")
             self._record(batch, outcomes)
@@ -204,7 +213,7 @@ class DeliverJob:
             with ledger.transaction(rooms.sessions) as session:
                 reason = Reason(error.code, "The result's file is missing or changed; replay the study.")
                 ledger.fail_delivery(session, batch, item.delivery_id, reason, rooms.clock())
-            logger.error("result file missing", delivery=item.delivery_id)  # noqa: TRY400
+            logger.error("result.missing", delivery_id=item.delivery_id)  # noqa: TRY400
             return False
         return True
 
@@ -212,7 +221,7 @@ class DeliverJob:
         rooms = self.rooms
         destination = self._destination(batch)
         if destination is None:
-            logger.warning("destination not in destinations.toml", destination=batch.destination)
+            logger.warning("destination.unknown", why="it is not in destinations.toml")
             return [scu.StoreOutcome(item.delivery_id, Verdict.RETRY) for item in batch.items]
         if self._resting(batch.destination):
             # It did not answer a moment ago: the pause counts, and no thread waits for it again.
@@ -228,7 +237,7 @@ class DeliverJob:
         silent = all(one.verdict is Verdict.RETRY and one.peer_status is None for one in outcomes)
         if silent:
             why = outcomes[0].detail
-            logger.warning("destination does not answer", destination=batch.destination, why=why)
+            logger.warning("destination.silent", why=why)
             with self._lock:
                 self._silent_since[batch.destination] = rooms.clock()
         return outcomes
@@ -258,4 +267,4 @@ class DeliverJob:
             )
         for analysis_id, status in ends.items():
             level = logging.WARNING if status is AnalysisStatus.FAILED else logging.INFO
-            logger.log(level, "analysis ended", analysis=analysis_id, status=status.value)
+            logger.log(level, "analysis.ended", analysis_id=analysis_id, status=status.value)

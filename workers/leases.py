@@ -27,6 +27,7 @@ class Leases:
 
     It stops after `longest_s`: work that hangs must not be held for ever. `lost` holds the keys
     of leases that went to another worker; the fence refuses their late writes in any case.
+    subjects: what log lines about a key name, such as its study.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class Leases:
         lease_s: float,
         longest_s: float,
         clock: Callable[[], datetime] = utc_now,
+        subjects: Mapping[int, Mapping[str, object]] | None = None,
     ) -> None:
         self._sessions, self._extends, self._clock = sessions, dict(extends), clock
         self._every_s, self._longest_s = lease_s / 3, longest_s
+        self._subjects = dict(subjects or {})
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self.lost: set[int] = set()
@@ -64,6 +67,6 @@ class Leases:
                 extend(session, self._clock())
         except IllegalTransition:
             self.lost.add(key)
-            logger.warning("lease lost", work=key)
+            logger.warning("lease.lost", **self._subjects.get(key, {}))
         except LedgerDown as error:
-            logger.warning("lease not extended", work=key, why=str(error))
+            logger.warning("lease.not_extended", why=str(error), **self._subjects.get(key, {}))

@@ -14,7 +14,7 @@ from hipnode.ledger.instances import last_sender
 from hipnode.ledger.mover import Before, advance
 from hipnode.ledger.records import DeliveryBatch, DeliveryItem, StoreOutcome
 from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode, delivery_sources_of
-from hipnode.tables import Analysis, AnalysisDelivery, Delivery, Result
+from hipnode.tables import Analysis, AnalysisDelivery, Delivery, Result, Study
 
 ENDED_WELL = (DeliveryStatus.DELIVERED, DeliveryStatus.COMMITTED)
 UNDER_WAY = (DeliveryStatus.DUE, DeliveryStatus.SENDING)
@@ -167,7 +167,8 @@ def claim_deliveries(
         if taken:
             analysis_id = _analysis_of(session, taken[-1].delivery_id)
             sender = last_sender(session, study_id)
-            batches.append(DeliveryBatch(analysis_id, study_id, destination, owner, taken, *sender))
+            uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study_id)) or ""
+            batches.append(DeliveryBatch(analysis_id, study_id, uid, destination, owner, taken, *sender))
         if len(batches) == limit:
             break
     return batches

@@ -185,6 +185,7 @@ class DeliveryBatch:
 
     analysis_id: int
     study_id: int
+    study_instance_uid: str
     destination: str
     owner: str
     items: tuple[DeliveryItem, ...]

@@ -126,6 +126,11 @@ class Arrival:
         except (OutOfResources, OSError) as error:
             self._refuse(error)
 
+    @property
+    def study_instance_uid(self) -> str | None:
+        """Its study, as soon as the bytes that came tell it."""
+        return self._study
+
     def write(self, fragment: memoryview) -> None:
         """Take the next bytes. Raises TransferTooLarge."""
         self._size += len(fragment)
@@ -198,6 +203,12 @@ class Arrival:
         return identity, own
 
 
+def _study(arrival: object) -> dict[str, str]:
+    """The study's key for a log line, where the bytes that came told it."""
+    known = arrival.study_instance_uid if isinstance(arrival, Arrival) else None
+    return {"study": hashed(known)} if known else {}
+
+
 def _check_uids(request: StoreRequest) -> None:
     for uid in (request.sop_class_uid, request.sop_instance_uid):
         if not is_uid(uid):
@@ -254,6 +265,7 @@ class StoreHandler:
                 peer=request.peer_address,
                 calling_ae_title=request.calling_ae_title,
                 instance=hashed(request.sop_instance_uid),
+                **_study(arrival),
             )
             return refusal.dimse_status
         except Exception as error:  # noqa: BLE001  whatever it is, the sender must try again, not give up
@@ -264,6 +276,7 @@ class StoreHandler:
                 where=f"{where.filename}:{where.lineno}",
                 peer=request.peer_address,
                 instance=hashed(request.sop_instance_uid),
+                **_study(arrival),
             )
             return OutOfResources.dimse_status
         finally:

@@ -43,8 +43,8 @@ def one_study(node: Node, films: site.Films) -> dict[str, float]:
 
     wait_for(ended, "the study ends", 180, every_s=0.25)
     at = site.times(node, uid)
-    wait_for(lambda: site.said(node, "up", "study analysed"), "the log tells of it")
-    batch, told = (site.said(node, "up", event)[-1] for event in ("batch analysed", "study analysed"))
+    wait_for(lambda: site.said(node, "up", "study.analysed"), "the log tells of it")
+    batch, told = (site.said(node, "up", event)[-1] for event in ("batch.analysed", "study.analysed"))
     stable_to_queued = site.seconds(at.queued, at.last_instance) - site.STABLE_AGE_S
     return {
         "received": received,
