@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.test_training_data import write_pool
+from workers.training import loop
 from workers.training.loop import (
     CHECKPOINT,
     METRICS,
@@ -77,6 +79,18 @@ def test_a_cut_run_ends_with_the_weights_of_an_uncut_one(pool, tmp_path, whole):
     for kind in ("model", "ema"):
         for key, value in uncut[kind].items():
             assert torch.equal(value, cut[kind][key]), key
+
+
+def test_a_checkpoint_is_written_in_time_though_every_epoch_is_shorter(pool, tmp_path, monkeypatch):
+    clock, written = [0.0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def after_an_epoch(_):
+        written.append((tmp_path / CHECKPOINT).exists())
+        clock[0] += 100
+
+    train(settings_for(pool, tmp_path, checkpoint_every_s=150), after_an_epoch)
+    assert written == [False, False, True]
 
 
 def test_a_finished_run_is_not_overwritten(pool, whole):

@@ -172,6 +172,7 @@ class Run:
         self.epoch_images = recipe.epoch_images or pool
         self.total_images = recipe.images or round(recipe.epochs * self.epoch_images)
         self.sums = [0.0] * 6  # total, classes, boxes, distances, positives, batches of this epoch
+        self.saved = time.monotonic()  # when the checkpoint was written last
 
     @property
     def images(self) -> int:
@@ -192,6 +193,10 @@ class Run:
             hold=steps(recipe.hold_images, recipe.hold_epochs),
             floor_ratio=recipe.min_lr_ratio,
         )
+
+    def save_due(self) -> bool:
+        """Whether the last checkpoint is older than the settings allow, however short the epochs are."""
+        return time.monotonic() - self.saved > self.settings.checkpoint_every_s
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; a reader meets a whole one or the one before."""
@@ -219,6 +224,7 @@ class Run:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        self.saved = time.monotonic()
 
     def load(self, path: Path) -> None:
         """Take up a checkpoint. Raises TrainingError when it belongs to another run."""
@@ -389,7 +395,6 @@ def _one_epoch(
         world=world.size,
         crop=crop,
     )
-    saved = time.monotonic()
     gathered: list[Batch] = []
     for batch in plan.batches(run.drawn):
         gathered.append(batch)
@@ -401,7 +406,6 @@ def _one_epoch(
         gathered = []
         if world.any(stop.is_set()) or run.step == last_step:
             return False
-        if world.first and time.monotonic() - saved > run.settings.checkpoint_every_s:
+        if world.first and run.save_due():
             run.save(path)
-            saved = time.monotonic()
     return True
