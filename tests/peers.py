@@ -121,7 +121,7 @@ class Redis:
         self._program = need("redis-server")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start it on its port and wait until it answers."""
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -135,6 +135,7 @@ class Redis:
                     "",
                     "--dir",
                     self.folder,
+                    *options,
                 ],
                 stdout=log,
                 stderr=log,

@@ -20,6 +20,7 @@ from hipnode.errors import DeviceMissing, HipnodeError, LedgerDown, PackageUnkno
 _COMMANDS = {
     "up": "hipnode.cli.node:up",
     "serve": "hipnode.cli.node:serve",
+    "doctor": "hipnode.cli.doctor:doctor",
     "studies": "hipnode.cli.studies:studies",
     "replay": "hipnode.cli.replay:replay",
     "peers": "hipnode.cli.peers:peers",

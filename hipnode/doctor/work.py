@@ -1,0 +1,138 @@
+"""What waits and for how long, what failed lately, and when the last image came."""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy.orm import Session
+
+from hipnode import ledger
+from hipnode.doctor.records import Record, fail, ok, warn
+from hipnode.errors import HipnodeError
+from hipnode.ledger.figures import OpenWork, open_work
+from hipnode.ledger.health import failures, last_image_at
+from hipnode.status import AnalysisStatus, DeliveryStatus, ReasonCode
+
+if TYPE_CHECKING:
+    from hipnode.doctor.site import Site
+
+T = TypeVar("T")
+
+SLOW = timedelta(minutes=5)
+QUIET = timedelta(hours=24)
+
+_CURES: dict[str, str] = {
+    ReasonCode.NO_PACKAGE: "Install the package the finding above names",
+    ReasonCode.WORKER_LOST: "Look into the analyse worker's log (memory, GPU)",
+    ReasonCode.DESTINATION_DOWN: "Bring the destination back (see its C-ECHO above)",
+    ReasonCode.DESTINATION_REFUSED: "Look into the PACS' log for why it refused; --write-back shows its status",
+    ReasonCode.SPOOL_MISSING: "Find out who removes files from the spool, and send the studies again",
+    ReasonCode.INTERNAL: "`hipnode studies show` names the analysis; its log line has the cause",
+}
+
+
+def check_queue(site: "Site") -> list[Record]:
+    """The studies and results that wait longest."""
+    work = _ask(site, open_work)
+    if work is None:
+        return []
+    return [*_studies(site, work), *_results(site, work)]
+
+
+def check_failures(site: "Site") -> list[Record]:
+    """Studies that failed within a day, by reason."""
+    found = _ask(site, lambda session: failures(session, site.clock() - QUIET))
+    if found is None:
+        return []
+    if not found:
+        return [ok("failures", "No study failed in the last 24 hours.")]
+    told = ", ".join(f"{count} {code or 'without reason'}" for code, count in Counter(found).most_common())
+    cures = (_CURES[code] for code, _ in Counter(found).most_common() if code in _CURES)
+    first = next(cures, "`hipnode studies list --status failed` shows them")
+    cure = f"{first}; then `hipnode replay --failed --since 24h`."
+    return [warn("failures", f"{sum(found.values())} studies failed in the last 24 hours: {told}.", cure)]
+
+
+def check_arrivals(site: "Site") -> list[Record]:
+    """When the last image came in."""
+    if site.sessions is None:
+        return []
+    last = _ask(site, last_image_at)
+    title, port = site.settings.ae_title, site.settings.port
+    route = f"In the PACS, route hip and pelvis radiographs to {title}, this machine's address, port {port}"
+    if last is None:
+        return [warn("arrivals", "No image has ever arrived.", f"{route}; refused peers are named above.")]
+    passed = site.clock() - last
+    if passed > QUIET:
+        cure = f"{route}; see whether the PACS' queue to {title} stands still, and who was refused."
+        return [warn("arrivals", f"The last image arrived {_words(passed)} ago.", cure)]
+    return [ok("arrivals", f"The last image arrived {_words(passed)} ago.")]
+
+
+def _studies(site: "Site", work: OpenWork) -> list[Record]:
+    now, records = site.clock(), []
+    cap = timedelta(seconds=site.settings.stable_cap_s + 3 * site.settings.sweep_s) + SLOW
+    receiving = work.since.get(AnalysisStatus.RECEIVING)
+    if receiving is not None and now - receiving > cap:
+        says = f"A study is still open for more images after {_words(now - receiving)}: no tick closes it."
+        records.append(fail("queue-age", says, "Start the node (`hipnode up` or `hipnode serve`) again."))
+    count = sum(n for (status, _), n in work.analyses.items() if status == AnalysisStatus.QUEUED)
+    queued = work.since.get(AnalysisStatus.QUEUED)
+    if not count or queued is None:
+        return records or [ok("queue-age", "No study waits for an analyse worker.")]
+    says = f"{count} studies wait for an analyse worker, the oldest for {_words(now - queued)}"
+    if now - queued <= SLOW:
+        return [*records, ok("queue-age", f"{says}.")]
+    deadline = timedelta(seconds=site.settings.analysis_deadline_s)
+    cure = (
+        "See workers, bells and worker-packages; where all of them are well, start more workers or use a GPU."
+    )
+    if now - queued > deadline / 2:
+        return [*records, fail("queue-age", f"{says}; after {_words(deadline)} they fail.", cure)]
+    return [*records, warn("queue-age", f"{says}.", cure)]
+
+
+def _results(site: "Site", work: OpenWork) -> list[Record]:
+    now, records = site.clock(), []
+    give_up = timedelta(seconds=site.settings.delivery_give_up_s)
+    for destination, since in sorted(work.deliveries_since.items()):
+        mine = {state: n for (name, state, _), n in work.deliveries.items() if name == destination}
+        count = mine.get(DeliveryStatus.DUE, 0) + mine.get(DeliveryStatus.SENDING, 0)
+        says = f"{count} results wait to be sent to {destination}, the oldest for {_words(now - since)}"
+        known = {one.name for one in site.destinations()}
+        if destination not in known:
+            cure = f"Put {destination} back into {site.settings.destinations}, or let them be given up."
+            records.append(
+                fail("delivery-age", f"{says}, and destinations.toml does not name it any more.", cure)
+            )
+        elif now - since <= SLOW:
+            records.append(ok("delivery-age", f"{says}."))
+        else:
+            cure = f"See the C-ECHO of {destination} and the deliver worker; they are given up after {_words(give_up)}."
+            severe = now - since > give_up / 2
+            records.append((fail if severe else warn)("delivery-age", f"{says}.", cure))
+    return records or [ok("delivery-age", "No result waits to be sent.")]
+
+
+def _ask(site: "Site", ask: Callable[[Session], T]) -> T | None:
+    if site.sessions is None:
+        return None
+    try:
+        with ledger.reading(site.sessions) as session:
+            return ask(session)
+    except HipnodeError:
+        return None
+
+
+def _words(passed: timedelta) -> str:
+    seconds = max(0.0, passed.total_seconds())
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def since_words(at: datetime, now: datetime) -> str:
+    """How long ago, in words."""
+    return _words(now - at)
