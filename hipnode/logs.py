@@ -76,6 +76,9 @@ def configure(json_lines: bool) -> None:
     logging.getLogger("kombu.connection").setLevel(logging.ERROR)
     # A destination that is down is told once, by name, by the one who called it.
     logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL)
+    # The resource tracker of a process that was killed warns past the log; it starts with these options.
+    if (quiet := "ignore:resource_tracker:UserWarning") not in sys.warnoptions:
+        sys.warnoptions.append(quiet)
     # pydicom's warnings quote the value they complain about: that may be a patient's. A filter, for
     # pydicom sets the level of its logger itself when it is imported.
     handler.addFilter(lambda record: record.name.split(".")[0] != "pydicom")
