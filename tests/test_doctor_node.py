@@ -20,7 +20,7 @@ from hipnode.settings import Settings
 from tests.dicom_checks import check_file
 from tests.node import FAKE_PARTS, Node, running_node, site_selection
 from tests.pacs import Pacs, pacs
-from tests.peers import wait_for
+from tests.peers import Postgres, Redis, wait_for
 from tests.pipeline import make_package
 
 ALLOWED = ",".join(f"{name}@127.0.0.1/32" for name in ("TESTER", "MODALITY", "HIPNODE", "PACS"))
@@ -33,9 +33,10 @@ def archive() -> Iterator[Pacs]:
 
 
 @contextmanager
-def whole_node(folder: Path, archive: Pacs) -> Iterator[Node]:
+def whole_node(folder: Path, archive: Pacs, **environment: str) -> Iterator[Node]:
     package = make_package(folder / "packages")
     settings = {
+        **environment,
         "HIPNODE_PACKAGES": str(folder / "packages"),
         "HIPNODE_SELECTION_FILE": str(site_selection(folder, package.id)),
         "HIPNODE_ALLOWED_PEERS": ALLOWED,
@@ -153,23 +154,44 @@ def test_a_test_object_is_stored_and_known_as_ours_when_it_comes_back(
     assert code in (0, 1)
 
 
-def test_a_worker_that_was_killed_is_named_at_once_and_later(tmp_path: Path, archive: Pacs) -> None:
-    with whole_node(tmp_path, archive) as node:
+def test_what_dies_on_redis_and_postgres_is_named_at_once(
+    tmp_path: Path, archive: Pacs, redis: Redis, postgres: Postgres
+) -> None:
+    urls = {"HIPNODE_DATABASE_URL": postgres.database(), "HIPNODE_BROKER_URL": redis.url}
+    with whole_node(tmp_path, archive, **urls) as node:
+        code, records = doctor(node)
+        assert [record for record in records if record["state"] == "fail"] == []
+        assert code == 0
+        for check in ("database", "broker", "clock-database", "clock-broker", "bells"):
+            assert {record["state"] for record in of(records, check)} == {"ok"}, check
+
         (victim,) = [w for w in live(node) if w.kind == "deliver"]
         node.kill("deliver")
         code, records = doctor(node)
-        silent = [r for r in of(records, "bells") if r["state"] == "fail"]
+        (silent,) = [r for r in of(records, "bells") if r["state"] == "fail"]
         assert code == 1
-        assert [victim.name in r["says"] and "systemctl restart" in r["cure"] for r in silent] == [True]
-        settings = Settings(
-            _env_file=None, data=node.folder / "data", port=node.port, http_port=node.http_port
-        )
-        later = Site(settings, clock=lambda: datetime.now(UTC) + timedelta(seconds=90))
-        try:
-            dead = [r for r in check_workers(later) if "deliver" in r.says]
-            assert [r.state for r in dead] == ["fail"]
-            assert victim.name in dead[0].says
-            assert "hipnode worker deliver" in dead[0].cure
-            assert check_bells(later) == []  # by that clock nobody lives who could answer
-        finally:
-            later.close()
+        assert victim.name in silent["says"]
+        assert "systemctl restart 'hipnode-deliver*'" in silent["cure"]
+        dead_later(node, victim.name)
+
+        redis.kill()
+        code, records = doctor(node)
+        (dead,) = of(records, "broker")
+        assert (code, dead["state"]) == (1, "fail")
+        assert "nothing listens there" in dead["says"]
+        assert of(records, "bells") == []  # who rings without a broker learns nothing
+        redis.start()
+
+
+def dead_later(node: Node, name: str) -> None:
+    """A minute on, the heartbeat says it too."""
+    settings = Settings(_env_file=None, data=node.folder / "data", database_url=node.database)
+    later = Site(settings, clock=lambda: datetime.now(UTC) + timedelta(seconds=90))
+    try:
+        (dead,) = [r for r in check_workers(later) if "deliver" in r.says]
+        assert dead.state == "fail"
+        assert name in dead.says
+        assert "hipnode worker deliver" in dead.cure
+        assert check_bells(later) == []  # by that clock nobody lives who could answer
+    finally:
+        later.close()
