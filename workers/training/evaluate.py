@@ -25,6 +25,7 @@ from workers.training.data import Sample
 
 Z95 = 1.959963984540054
 Detect = Callable[[Sequence[NDArray[np.uint8]]], list[Detections]]
+Change = Callable[[Sample, NDArray[np.uint8]], NDArray[np.uint8]]
 PICTURES_AT_ONCE = 8
 
 
@@ -48,15 +49,19 @@ class Case:
         return best
 
 
-def look(samples: Sequence[Sample], detect: Detect) -> list[Case]:
-    """Run the detector over a pool, a few pictures at a time."""
+def look(samples: Sequence[Sample], detect: Detect, change: Change | None = None) -> list[Case]:
+    """Run the detector over a pool, a few pictures at a time.
+
+    change: what is done to each picture (rows, columns) before the detector sees it; same shape.
+    """
     cases = []
     for start in range(0, len(samples), PICTURES_AT_ONCE):
         part = samples[start : start + PICTURES_AT_ONCE]
         pictures = []
         for sample in part:
             with Image.open(sample.path) as image:
-                pictures.append(np.array(image.convert("L")))
+                pixels = np.array(image.convert("L"))
+            pictures.append(change(sample, pixels) if change else pixels)
         for sample, picture, found in zip(part, pictures, detect(pictures), strict=True):
             fractured = len(sample.labels) > 0
             box = Box(*(float(v) for v in sample.boxes[0])) if fractured else None
@@ -82,6 +87,16 @@ def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
         return math.nan
     difference = high[:, None] - low[None, :]
     return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+
+def auc_interval(value: float, positives: int, negatives: int) -> tuple[float, float]:
+    """95 % interval of an AUC (Hanley and McNeil, Radiology 1982;143:29-36), clipped to 0..1."""
+    if not positives or not negatives:
+        return 0.0, 1.0
+    q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
+    variance = value * (1 - value) + (positives - 1) * (q1 - value**2) + (negatives - 1) * (q2 - value**2)
+    half = Z95 * math.sqrt(max(variance, 0.0) / (positives * negatives))
+    return max(value - half, 0.0), min(value + half, 1.0)
 
 
 def best_finding(case: Case, algorithm: Algorithm, rule: DecisionRule) -> Finding | None:
