@@ -135,6 +135,23 @@ def test_silent_peers_of_many_addresses_have_a_share_together(tmp_path: Path) ->
         everybody_is_gone(node)
 
 
+def test_addresses_that_may_not_connect_leave_room_for_those_that_may(tmp_path: Path) -> None:
+    limits = Limits(max_unassociated=8, handshake_s=30)
+    with running_scp(tmp_path, limits=limits, peers="*@127.0.0.1/32") as node:
+        strangers = [
+            socket.create_connection(("127.0.0.1", node.port), 10, source_address=(f"127.0.0.{n}", 0))
+            for n in range(2, 22)
+        ]
+        wait_for(lambda: sum(is_closed(peer) for peer in strangers) == 18, "two of them have a place", 10)
+        assert echo(node.port) == 0x0000
+        for peer in strangers:
+            peer.close()
+        places_are_free(node)
+        with socket.create_connection(("127.0.0.1", node.port), 10, source_address=("127.0.0.9", 0)) as one:
+            one.sendall(associate_rq())
+            assert one.recv(1) == bytes([REJECT]), "one that asks still hears why"
+
+
 # --- requests that are large without being long --------------------------------------------------
 
 _PROPOSAL = item(0x30, DX.encode()) + item(0x40, EXPLICIT.encode())

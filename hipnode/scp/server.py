@@ -40,7 +40,7 @@ class Limits:
 
     max_associations: int = 16  #: served at the same time; one more is rejected as transient
     max_connections_per_peer: int = 32  #: from one IP address
-    max_unassociated: int = 64  #: connections that have not yet been accepted as an association
+    max_unassociated: int = 64  #: connections not (yet) an association; a quarter for unlisted addresses
     handshake_s: float = 10.0  #: from connection to a complete A-ASSOCIATE-RQ (TLS: the same again)
     pdu_deadline_s: float = 20.0  #: from the first byte of a PDU to its last
     transfer_s: float = 600.0  #: from a C-STORE request to the end of its data set
@@ -77,6 +77,7 @@ class HardServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom
         self._connections: Counter[str] = Counter()  # by IP address
         self._associated: set[PeerAssociation] = set()
         self._unassociated = 0
+        self._strangers = 0  # connections from addresses that no entry of the allow list covers
         self.associations: set[PeerAssociation] = set()
         self.accept_thread: threading.Thread | None = None
         super().__init__(ae, address, ae.ae_title, [], ssl_context, request_handler=_ConnectionHandler)
@@ -109,17 +110,21 @@ class HardServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom
 
     def verify_request(self, request: socket.socket, client_address: Any) -> bool:  # noqa: ARG002
         """Whether a connection gets a place; one that does not is closed at once."""
+        ip = client_address[0]
+        stranger = not self.peers.knows_address(ip)
         with self._lock:
-            ip = client_address[0]
             if self.stopping:
                 return False
             if self._connections[ip] >= self.limits.max_connections_per_peer:
                 why = "too many connections from this address"
             elif self._unassociated >= self.limits.max_unassociated:
                 why = "too many connections without an association"
+            elif stranger and self._strangers >= max(1, self.limits.max_unassociated // 4):
+                why = "too many connections from addresses that are not allowed"
             else:
                 self._connections[ip] += 1
                 self._unassociated += 1
+                self._strangers += stranger
                 return True
         logger.warning("connection.refused", peer=ip, why=why)
         self.knocks.refused(_TOO_MANY.code, ip)
@@ -179,6 +184,8 @@ class HardServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom
                 del self._connections[ip]
             if not associated:
                 self._unassociated -= 1
+            if not self.peers.knows_address(ip):
+                self._strangers -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """socketserver prints a traceback; we keep to one line."""
