@@ -1,6 +1,7 @@
--- Every study goes to hipnode once it is complete, unless hipnode sent it.
-function OnStableStudy(studyId, tags, metadata)
-   if metadata['RemoteAET'] ~= 'HIPNODE' then
-      RestApiPost('/modalities/hipnode/store', DumpJson({ Resources = { studyId }, Synchronous = false }))
+-- Every series of radiographs goes to hipnode once it is complete, unless hipnode sent it.
+function OnStableSeries(seriesId, tags, metadata)
+   local modality = tags['Modality']
+   if (modality == 'CR' or modality == 'DX') and metadata['RemoteAET'] ~= 'HIPNODE' then
+      RestApiPost('/modalities/hipnode/store', DumpJson({ Resources = { seriesId }, Synchronous = false }))
    end
 end
