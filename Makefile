@@ -4,7 +4,7 @@ BIN := .venv/bin
 FILMS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types serve up bench clean
+.PHONY: help demo test lint dist types serve up bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -26,12 +26,14 @@ test: .venv/.dev  ## install what the tests need, run them all
 	sh tests/install_peers.sh
 	$(BIN)/pytest
 
-lint: .venv/.dev  ## ruff, the import rules, images and compose files, and what sdist and wheel hold
+lint: .venv/.dev dist  ## ruff, the import rules, images and compose files, and what sdist and wheel hold
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile
 	sh docker/check-compose.sh
+
+dist: .venv/.dev  ## build sdist and wheel into dist/, and check what they hold
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m tests.check_dist dist

@@ -142,7 +142,7 @@ def hidden_from_units(program: Path) -> str:
         if any(place.is_relative_to(folder) for folder in UNSEEN):
             return (
                 f"{place} lies where the hardened units cannot see it ({', '.join(UNSEEN)}). "
-                "Install hipnode elsewhere, as in: python3 -m venv /opt/hipnode"
+                "Install hipnode elsewhere, with the Python of the system: /usr/bin/python3 -m venv /opt/hipnode"
             )
         for folder in (place, *place.parents):
             if folder.exists() and not folder.stat().st_mode & 0o001:
