@@ -56,7 +56,7 @@ _REFUSALS = (  # as hipnode.scp names them, and the DIMSE statuses it refuses wi
 _FAILURES = sorted(  # those that an alert asks for are there from the start, with 0
     code.value
     for code in ReasonCode
-    if list(ReasonCode).index(code) >= list(ReasonCode).index(ReasonCode.SPOOL_MISSING)
+    if list(ReasonCode).index(code) >= list(ReasonCode).index(ReasonCode.IDENTITY_UNREADABLE)
 )
 
 
