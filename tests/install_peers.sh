@@ -3,7 +3,7 @@
 # root or with sudo. Elsewhere what misses one is skipped by name.
 set -eu
 
-wanted="redis-server postgresql orthanc dcmtk dicom3tools strace docker-compose"
+wanted="redis-server postgresql orthanc dcmtk dicom3tools strace prometheus docker-compose"
 missing=""
 for package in $wanted; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
