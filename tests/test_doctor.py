@@ -462,6 +462,34 @@ def test_a_full_disk_is_named_with_its_mark(tmp_path: Path) -> None:
     assert "HIPNODE_LOW_WATER_BYTES" in full.cure
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB with nothing free."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this user may not mount a file system")
+    try:
+        (place / "data").mkdir(mode=0o700)
+        with pytest.raises(OSError, match="No space left"):
+            (place / "film").write_bytes(bytes(8 * 2**20))
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_without_a_byte_left_is_named_and_not_taken_for_a_lack_of_rights(small_disk: Path) -> None:
+    with site(small_disk, prepared=False) as one:
+        assert the(check_disk(one), "disk-space").state == "fail"
+        folder = the(check_folders(one), "data-folder")
+    assert (folder.state, "no space left on device" in folder.says) == ("fail", True)
+    assert "Free space" in folder.cure
+    assert "chown" not in folder.cure
+
+
 def test_the_days_left_follow_from_the_last_week(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     with site(tmp_path) as one:

@@ -184,14 +184,23 @@ def test_what_dies_on_redis_and_postgres_is_named_at_once(
 
 
 def dead_later(node: Node, name: str) -> None:
-    """A minute on, the heartbeat says it too."""
-    settings = Settings(_env_file=None, data=node.folder / "data", database_url=node.database)
+    """A minute on, the heartbeat says it too; who answers all the same has a clock that is behind."""
+    settings = Settings(
+        _env_file=None,
+        data=node.folder / "data",
+        database_url=node.database,
+        broker_url=node.environment["HIPNODE_BROKER_URL"],
+    )
     later = Site(settings, clock=lambda: datetime.now(UTC) + timedelta(seconds=90))
     try:
         (dead,) = [r for r in check_workers(later) if "deliver" in r.says]
         assert dead.state == "fail"
         assert name in dead.says
         assert "hipnode worker deliver" in dead.cure
-        assert check_bells(later) == []  # by that clock nobody lives who could answer
+        heard, clock = check_bells(later)
+        assert (heard.check, heard.state) == ("bells", "ok")
+        assert (clock.check, clock.state) == ("clock-worker", "fail")
+        assert "analyse@" in clock.says
+        assert "behind" in clock.says
     finally:
         later.close()

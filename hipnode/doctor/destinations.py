@@ -31,10 +31,10 @@ _STORE_PATIENCE = Timeouts(connect_s=5, acse_s=10, dimse_s=20, network_s=20)
 
 def check_destinations(site: "Site") -> list[Record]:
     """A C-ECHO to each destination, all at the same time, and what the ledger knows of its calls to us."""
-    peers = [p for p in site.peers() if not is_own_call(p.calling_ae_title, p.address, site.settings)]
 
     def look(destination: Destination) -> list[Record]:
-        return [*_echo(site, destination, peers), *_called_us(site, destination, peers)]
+        # In this order: a C-ECHO need not wait for a database that does not answer.
+        return [*_echo(site, destination), *_called_us(site, destination)]
 
     calls = [("destination-echo", partial(look, destination)) for destination in site.destinations()]
     return run_checks(calls, ECHO_WITHIN_S)
@@ -93,11 +93,16 @@ def _store_cure(outcome: StoreOutcome) -> str:
     return "See the C-ECHO of this destination; a peer that is full or busy answers 0xA7xx: look at its log."
 
 
-def _echo(site: "Site", destination: Destination, peers: list[PeerRow]) -> list[Record]:
+def _others(site: "Site") -> list[PeerRow]:
+    """Who called us, but this command itself."""
+    return [p for p in site.peers() if not is_own_call(p.calling_ae_title, p.address, site.settings)]
+
+
+def _echo(site: "Site", destination: Destination) -> list[Record]:
     if not destination.sender:
         report = scu.echo(destination.remote, site.settings.ae_title, site.timeouts)
         return [_echoed(site, destination, destination.remote, report)]
-    senders = [p for p in peers if p.instances and destination.serves(p.calling_ae_title)][:_SENDERS]
+    senders = [p for p in _others(site) if p.instances and destination.serves(p.calling_ae_title)][:_SENDERS]
     if not senders:
         says = f"{destination.name} is the sender of each study, and nobody has sent one within 7 days."
         return [note("destination-echo", says, "Send a study, then run this again.")]
@@ -167,13 +172,13 @@ def _said(site: "Site", remote: RemoteAE, report: EchoReport) -> tuple[str, str]
             return _lower(report.detail), "Look into the log of the PACS for our association."
 
 
-def _called_us(site: "Site", destination: Destination, peers: list[PeerRow]) -> list[Record]:
+def _called_us(site: "Site", destination: Destination) -> list[Record]:
     """Whether this destination's system has ever called us: then its route works."""
     check = "destination-route"
     if destination.sender or site.sessions is None:
         return []
     here = _addresses(destination.host)
-    calls = [p for p in peers if p.calling_ae_title == destination.ae_title or p.address in here]
+    calls = [p for p in _others(site) if p.calling_ae_title == destination.ae_title or p.address in here]
     calls = [p for p in calls if p.associations]
     if calls:
         seen = max(p.last_seen_at for p in calls)

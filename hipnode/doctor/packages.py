@@ -58,11 +58,19 @@ def check_torch(site: "Site") -> list[Record]:
             return [note("torch", f"{says} One runs elsewhere.")]
         cure = "Install hipnode[worker] here, or run `hipnode worker analyse` on another machine."
         return [warn("torch", says, cure), *_gpu_without_torch(gpus)]
-    asked = _torch()
+    try:
+        asked = _torch()
+    except subprocess.TimeoutExpired:
+        says = f"torch is installed and was not imported within {_CHILD_S:g} s."
+        return [
+            warn("torch", says, "Run this again when the machine is less busy."),
+            *_gpu_without_torch(gpus),
+        ]
     if asked is None:
-        says = f"torch is installed and cannot be imported within {_CHILD_S:g} s, or not at all."
-        cure = 'Run `python -c "import torch"` to see the error, and install hipnode[worker] again.'
-        return [fail("torch", says, cure), *_gpu_without_torch(gpus)]
+        cure = (
+            f'Run `{sys.executable} -c "import torch"` to see the error, and install hipnode[worker] again.'
+        )
+        return [fail("torch", "torch is installed and cannot be imported.", cure), *_gpu_without_torch(gpus)]
     return [ok("torch", f"torch {asked['version']} can be imported."), *_gpu(asked, gpus, site)]
 
 
@@ -125,12 +133,13 @@ def _gpu_without_torch(gpus: list[str]) -> list[Record]:
 
 
 def _torch() -> dict[str, Any] | None:
+    """What torch says of itself; None where it cannot be imported. Raises TimeoutExpired."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_CHILD_S, check=True
         )
         return dict(json.loads(done.stdout))
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except (OSError, subprocess.CalledProcessError, ValueError):
         return None
 
 

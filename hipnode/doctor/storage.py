@@ -1,5 +1,6 @@
 """Disk space and how long it lasts, the owner and modes of the data folder, and what lies about in it."""
 
+import errno
 import os
 import pwd
 import secrets
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 WINDOW = timedelta(days=7)
 SHORT_DAYS = 14.0
 _KEPT = "This version keeps all it received and built until the low-water mark; nothing is removed by itself."
+_LEAST = 64 * 2**20  #: bytes; with less, a study and the database do not fit, whatever the mark
 _ENTRIES = 2000  #: of a folder, so many are looked at
 
 
@@ -42,13 +44,8 @@ def check_folders(site: "Site") -> list[Record]:
         return [fail("data-folder", f"{data} is no folder.", "Set HIPNODE_DATA to a folder.")]
     records = _foreign(data, there.st_uid, me)
     for folder in (data, *(place for place in _spool(site) if _is_dir(place))):
-        if trouble := _cannot_write(folder):
-            says = f"{folder} cannot be written by this user ({_user(me)}): {trouble}."
-            cure = (
-                f"Run hipnode as {_user(there.st_uid)}, who owns the data folder; or give it to the user hipnode "
-                f"runs as: chown -R USER {data} && chmod 700 {data}."
-            )
-            return [*records, fail("data-folder", says, cure)]
+        if (trouble := _cannot_write(folder)) is not None:
+            return [*records, _unwritable(folder, data, there.st_uid, trouble)]
     if there.st_mode & 0o077:
         says = (
             f"{data} is open to other users (mode {there.st_mode & 0o777:04o}): it holds images of patients."
@@ -69,12 +66,13 @@ def check_disk(site: "Site") -> list[Record]:
     stat = os.statvfs(place)
     free, low = stat.f_bavail * stat.f_frsize, site.settings.low_water_bytes
     says = f"{_size(free)} are free on the file system of {place}"
-    if free < low:
+    if free < max(low, _LEAST):
         cure = (
             "Free space on it, or move HIPNODE_DATA to a larger disk; studies delivered long ago may be removed only "
             "together with the database. HIPNODE_LOW_WATER_BYTES names the mark."
         )
-        said = f"{says}, below the low-water mark of {_size(low)}: C-STORE is refused with A700."
+        mark = f"below the low-water mark of {_size(low)}" if free < low else "next to nothing"
+        said = f"{says}, {mark}: C-STORE is refused with A700."
         return [fail("disk-space", said, cure)]
     records = []
     if stat.f_files and stat.f_favail < 10_000:
@@ -189,8 +187,27 @@ def _spool(site: "Site") -> list[Path]:
     return [spool, *(spool / name for name in ("incoming", "instances", "results", "quarantine"))]
 
 
-def _cannot_write(folder: Path) -> str:
-    """Why a file cannot be made in a folder; "" where it can."""
+def _unwritable(folder: Path, data: Path, owner: int, trouble: OSError) -> Record:
+    says = f"{folder} cannot be written by this user ({_user(os.geteuid())}): {(trouble.strerror or 'error').lower()}."
+    if trouble.errno in (errno.ENOSPC, errno.EDQUOT):
+        cure = "Free space or inodes on its file system, or raise the quota; see disk-space."
+    elif trouble.errno == errno.EROFS:
+        cure = (
+            "Mount it for writing (after a disk error the kernel makes it read-only: look at dmesg); with systemd "
+            "ReadWritePaths or StateDirectory must name it, in a container it must be a volume."
+        )
+    elif trouble.errno in (errno.EACCES, errno.EPERM):
+        cure = (
+            f"Run hipnode as {_user(owner)}, who owns the data folder; or give it to the user hipnode "
+            f"runs as: chown -R USER {data} && chmod 700 {data}."
+        )
+    else:
+        cure = "Look at the disk or the network share (dmesg), then run this again."
+    return fail("data-folder", says, cure)
+
+
+def _cannot_write(folder: Path) -> OSError | None:
+    """Why a file cannot be made in a folder; None where it can."""
     probe = folder / f".doctor-{secrets.token_hex(4)}"
     try:
         with probe.open("xb") as file:
@@ -201,8 +218,8 @@ def _cannot_write(folder: Path) -> str:
     except OSError as error:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
-        return (error.strerror or "it cannot").lower()
-    return ""
+        return error
+    return None
 
 
 def _is_dir(path: Path) -> bool:

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from hipnode.doctor.site import Site
 
 ANSWER_S = 3.0
+BELL_EVERY_S = 1.0
+"""A worker notes at most one answered bell a second."""
+
+FRESH = timedelta(seconds=25)
+"""A worker beats every ten seconds, also while it is at work."""
+
 BELL_WITHIN_S = 5.0
 """An idle worker answers within a second on Redis, and within two on files."""
 
@@ -87,8 +93,10 @@ def check_bells(site: "Site") -> list[Record]:
     """Ring, and see whether each live worker answers."""
     if site.sessions is None:
         return []
-    live = [kind for kind in _QUEUES if site.live_workers(kind)]
-    if not live or any(record.state is State.FAIL for record in check_broker(site)):
+    known = {w.kind for w in site.workers()}
+    live = [kind for kind in _QUEUES if kind in known]
+    dead = any(r.check == "broker" and r.state is State.FAIL for r in check_broker(site))
+    if not live or dead:
         return []  # the other findings say why
     queue.configure(site.settings.broker, site.settings.data / "broker")
     records, asked = [], []
@@ -115,32 +123,44 @@ _RESTART = {
 def _ring(site: "Site", kinds: list[str]) -> list[Record]:
     """Ring for each kind until each of its workers answered, or time is over.
 
-    One bell reaches one worker: so it is rung again while some have not answered.
+    One bell reaches one worker: so it is rung again while some have not answered. Workers whose heartbeat
+    is old are listened for, too: one that answers all the same has another clock.
     """
-    # Their clocks write bell_at: an answer is an advance, not a comparison with our clock.
-    before = {w.name: w.bell_at for w in _workers(site)}
-    silent = {w.name: w for kind in kinds for w in site.live_workers(kind)}
+    known = [w for w in _workers(site) if w.kind in kinds]
+    alive = {w.name for kind in kinds for w in site.live_workers(kind)}
+    silent, busy = {w.name for w in known}, _busy(site)
     answered: list[WorkerRow] = []
-    end, busy = time.monotonic() + BELL_WITHIN_S, _busy(site)
+    end, next_bell = time.monotonic() + BELL_WITHIN_S, 0.0
     while silent and time.monotonic() < end:
-        for kind in {w.kind for w in silent.values()}:
-            if not queue.bell().ring(_QUEUES[kind]):
-                return [_broker_lost(site)]
-        time.sleep(0.25)
-        for row in _workers(site):
-            if row.name in silent and row.bell_at is not None and row.bell_at != before.get(row.name):
-                answered.append(silent.pop(row.name))
+        if time.monotonic() >= next_bell:
+            next_bell = time.monotonic() + BELL_EVERY_S
+            for kind in {w.kind for w in known if w.name in silent}:
+                if not queue.bell().ring(_QUEUES[kind]):
+                    return [_broker_lost(site)]
+        time.sleep(0.2)
+        answered = _answered(known, _workers(site))
+        silent -= {w.name for w in answered}
         busy |= _busy(site)
     records = []
     for kind in kinds:
-        heard = [w.name for w in answered if w.kind == kind]
+        heard = sorted(w.name for w in answered if w.kind == kind)
         if heard:
-            records.append(
-                ok("bells", f"A bell for {kind} work arrives: answered by {', '.join(sorted(heard))}.")
-            )
-    for worker in silent.values():
-        records.append(_unanswered(worker, worker.name in busy, any(w.kind == worker.kind for w in answered)))
+            records.append(ok("bells", f"A bell for {kind} work arrives: answered by {', '.join(heard)}."))
+    for worker in (w for w in known if w.name in silent & alive):
+        beats = site.clock() - worker.seen_at < FRESH
+        another_did = any(w.kind == worker.kind for w in answered)
+        records.append(_unanswered(worker, beats and worker.name in busy, another_did))
+    for worker in answered:
+        if worker.name not in alive and worker.bell_at is not None:
+            ahead_s = (worker.bell_at - site.clock()).total_seconds()
+            records.append(compare_clocks("clock-worker", worker.name, ahead_s))
     return records
+
+
+def _answered(before: list[WorkerRow], now: list[WorkerRow]) -> list[WorkerRow]:
+    """Those whose bell_at moved. Their clocks write it, so it is compared with itself and not with ours."""
+    known = {w.name: w.bell_at for w in before}
+    return [w for w in now if w.name in known and w.bell_at is not None and w.bell_at != known[w.name]]
 
 
 def _unanswered(worker: WorkerRow, busy: bool, another_did: bool) -> Record:
