@@ -29,8 +29,8 @@ def about(study_instance_uid: str, **ids: object) -> Iterator[None]:
         yield
 
 
-def configure(json_lines: bool) -> None:
-    """Send structlog and the standard library's log to stderr, as text or as JSON lines."""
+def configure(json_lines: bool, level: int = logging.INFO) -> None:
+    """Send structlog and the standard library's log to stderr from `level` on, as text or as JSON lines."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -60,7 +60,7 @@ def configure(json_lines: bool) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level)
     # pynetdicom logs data sets and titles at INFO; celery and kombu their own heartbeat.
     for name in (
         "pynetdicom",

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
@@ -112,20 +113,24 @@ def send(
     *,
     timeouts: Timeouts = Timeouts(),
     budget_s: float | None = None,
+    as_stored: bool = False,
+    told: Callable[[StoreOutcome], None] = lambda _: None,
 ) -> list[StoreOutcome]:
     """Send all `items` over one association; one outcome for each, in their order.
 
     A peer that breaks the association over one instance is called again for those after it,
     so that an instance it cannot bear does not hold up the others. After `budget_s` seconds
     nothing new is begun and what was not sent is a retry.
+    as_stored: in the transfer syntax of the file or not at all; otherwise explicit little endian goes as
+    implicit to a peer that takes only that. told: called with the outcome of each that was sent, at once.
     """
     end = time.monotonic() + (budget_s if budget_s is not None else float("inf"))
     outcomes: list[StoreOutcome] = []
     left = []
     for item in items:
         try:
-            left.append(_Stored(item))
-        except (OSError, ValueError, AttributeError) as error:
+            left.append(_Stored(item, as_stored))
+        except (OSError, ValueError, AttributeError, InvalidDicomError) as error:
             # Our own file: the caller checks its hash first, so this is a disk that fails now.
             outcomes.append(
                 StoreOutcome(
@@ -136,7 +141,7 @@ def send(
         if time.monotonic() >= end:
             outcomes += _all(left, Verdict.RETRY, "Time was up before it was sent.")
             break
-        done = _send_over_one_association(left, remote, our_ae_title, timeouts, end)
+        done = _send_over_one_association(left, remote, our_ae_title, timeouts, end, told)
         outcomes += done
         if len(done) == len(left) or not done:
             break
@@ -190,13 +195,14 @@ def verdict_of(status: int) -> Verdict:
 class _Stored:
     """A file to send and what its file meta information says of it."""
 
-    def __init__(self, item: Outgoing) -> None:
+    def __init__(self, item: Outgoing, as_stored: bool) -> None:
         meta, offset = split_dataset(item.path)
         self.item = item
         self.sop_class_uid = str(meta.MediaStorageSOPClassUID)
         self.sop_instance_uid = str(meta.MediaStorageSOPInstanceUID)
         self.transfer_syntax_uid = str(meta.TransferSyntaxUID)
         self.size_bytes = item.path.stat().st_size - offset
+        self.may_be_implicit = self.transfer_syntax_uid == ExplicitVRLittleEndian and not as_stored
 
     def outcome(
         self, verdict: Verdict, detail: str, peer_status: int | None = None, warning: str | None = None
@@ -219,13 +225,18 @@ def _contexts(stored: Sequence[_Stored]) -> list[PresentationContext]:
     wanted: dict[tuple[str, str], None] = {}
     for one in stored:
         wanted[one.sop_class_uid, one.transfer_syntax_uid] = None
-        if one.transfer_syntax_uid == ExplicitVRLittleEndian:
+        if one.may_be_implicit:
             wanted[one.sop_class_uid, ImplicitVRLittleEndian] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
 
 
 def _send_over_one_association(
-    stored: Sequence[_Stored], remote: RemoteAE, our_ae_title: str, timeouts: Timeouts, end: float
+    stored: Sequence[_Stored],
+    remote: RemoteAE,
+    our_ae_title: str,
+    timeouts: Timeouts,
+    end: float,
+    told: Callable[[StoreOutcome], None],
 ) -> list[StoreOutcome]:
     """Send until all are answered or the association breaks; outcomes of those tried, in order."""
     outcomes: list[StoreOutcome] = []
@@ -246,6 +257,7 @@ def _send_over_one_association(
                 peer_status=None if outcome.peer_status is None else f"0x{outcome.peer_status:04X}",
             )
             outcomes.append(outcome)
+            told(outcome)
             if outcome.peer_status is None and outcome.verdict is Verdict.RETRY:
                 call.broken = True
                 break  # whatever is left of this association cannot be trusted
@@ -263,7 +275,7 @@ def _send_one(
 ) -> StoreOutcome:
     if (one.sop_class_uid, one.transfer_syntax_uid) in accepted:
         data_set: Path | Dataset = one.item.path
-    elif (one.sop_class_uid, str(ImplicitVRLittleEndian)) in accepted:
+    elif one.may_be_implicit and (one.sop_class_uid, str(ImplicitVRLittleEndian)) in accepted:
         # The same elements in the syntax every peer must take; the values are not touched.
         data_set = dcmread(one.item.path)
     else:

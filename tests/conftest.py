@@ -14,6 +14,12 @@ MUST_RUN = ("tests/test_orthanc_route.py", "tests/test_kill.py", "tests/test_net
 _passed: set[str] = set()
 
 
+@pytest.fixture(autouse=True)
+def _log_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command sets up for its process, that of the tests keeps."""
+    monkeypatch.setattr("hipnode.logs.configure", lambda *_, **__: None)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and report.passed:
         _passed.add(report.nodeid.split("::")[0])

@@ -19,7 +19,6 @@ from tests.factories import make_radiograph, save
 from tests.pacs import pacs
 from tests.peers import free_port
 from tests.pipeline import Node as Pipeline
-from tests.pipeline import make_package
 from tests.pipeline import node as pipeline
 from workers.rooms import Policy
 
@@ -51,9 +50,7 @@ def ended(
 ) -> tuple[Any, str]:
     """Exit code and standard error of the real door, where errors become sentences."""
     monkeypatch.setattr("sys.argv", ["hipnode", *arguments])
-    # What a command sets up for its process, the test's keeps.
-    monkeypatch.setattr("hipnode.logs.configure", lambda _: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # what a command sets up for its process
     with pytest.raises(SystemExit) as stopped:
         main()
     return stopped.value.code, capsys.readouterr().err
@@ -66,6 +63,10 @@ def test_help_lists_every_command_also_those_of_the_workers():
         "serve",
         "studies",
         "replay",
+        "peers",
+        "echo",
+        "send",
+        "models",
         "explain",
         "db",
         "demo",
@@ -85,10 +86,15 @@ def test_help_lists_every_command_also_those_of_the_workers():
         ("replay", "--failed"),
         ("explain", "x"),
         ("db", "check"),
+        ("studies", "watch"),
+        ("peers",),
+        ("echo",),
+        ("send",),
+        ("models", "verify"),
     ],
 )
 def test_every_command_has_help_with_a_sentence(arguments: tuple[str, ...]):
-    name = arguments[:2] if arguments[0] in ("studies", "db") else arguments[:1]
+    name = arguments[:2] if arguments[0] in ("studies", "db", "models") else arguments[:1]
     result = run(*name, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
@@ -244,19 +250,6 @@ def test_explain_says_in_one_sentence_what_it_cannot_read(site):
     assert result.exit_code == 1
     assert "cannot be read" in " ".join(result.output.split())
     assert run("explain", str(site / "nowhere")).exit_code == 2
-
-
-def test_models_lists_shows_and_verifies_packages(site):
-    package = make_package(site / "data" / "packages")
-    listed = {one["id"]: one for one in json.loads(run("models", "list", "--json").output)}
-    assert listed["hip-test"]["sha256"] == package.sha256
-    assert "A test package" in run("models", "show", "hip-test").output
-    assert run("models", "verify").exit_code == 0
-    package.weights_file.write_bytes(b"changed")
-    broken = run("models", "verify")
-    assert broken.exit_code == 1
-    assert "hip-test" in broken.output
-    assert run("models", "show", "nobody").exit_code == 2
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ has no use for. The entry points `hipnode.commands` add what lives outside the n
 that need torch. Exit codes: 0 done, 1 something failed and was named, 2 wrong use.
 """
 
+import logging
 import os
 import sys
 from importlib import import_module
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from hipnode import __version__
+from hipnode import __version__, logs
 from hipnode.errors import DeviceMissing, HipnodeError, LedgerDown, PackageUnknown, SettingsError
 
 _COMMANDS = {
@@ -24,6 +25,8 @@ _COMMANDS = {
     "studies": "hipnode.cli.studies:studies",
     "replay": "hipnode.cli.replay:replay",
     "peers": "hipnode.cli.peers:peers",
+    "echo": "hipnode.cli.echo:echo",
+    "send": "hipnode.cli.send:send",
     "explain": "hipnode.cli.explain:explain",
     "models": "hipnode.cli.models:models",
     "db": "hipnode.cli.db:db",
@@ -91,6 +94,8 @@ def _stop(message: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run the command line; whatever goes wrong ends as a sentence and an exit code."""
+    # What a short command prints is its answer; the parts of a node say more, when they start.
+    logs.configure(json_lines=False, level=logging.WARNING)
     if os.environ.get("HIPNODE_DEBUG") == "1":
         app()
     try:
