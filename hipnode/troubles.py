@@ -20,7 +20,7 @@ def explain_trouble(
         ),
         Trouble.CONNECTION_REFUSED: (
             f"{remote.host} is there, but nothing listens on port {remote.port}",
-            f"Start the DICOM service of the peer, or correct `port` in {file}.",
+            f"Start the DICOM service of the PACS, or correct `port` in {file}.",
         ),
         Trouble.TIMEOUT: (
             f"no connection within {report.seconds:.0f} s: packets are dropped on the way, or the host is down",
@@ -33,26 +33,26 @@ def explain_trouble(
         ),
         Trouble.CALLED_AE_TITLE: (
             f"it answers that it is not called {remote.ae_title} (called AE title not recognised)",
-            f"Correct `ae_title` in {file}; case counts, and the peer's administrator knows it.",
+            f"Correct `ae_title` in {file}; case counts, and the PACS administrator knows it.",
         ),
         Trouble.CALLING_AE_TITLE: (
             f"it does not know our AE title {our_ae_title} (calling AE title not recognised)",
-            f"Let the peer add {our_ae_title}, {nodes}.",
+            f"Let the PACS add {our_ae_title}, {nodes}.",
         ),
         Trouble.REJECTED: (
             _clause(report.detail),
-            f"Look into the log of the peer; often it wants {our_ae_title} added, {nodes}.",
+            f"Look into the log of the PACS; often it wants {our_ae_title} added, {nodes}.",
         ),
         Trouble.NO_CONTEXT: (
             "it takes no C-ECHO",
-            f"Let the peer accept the Verification SOP Class from {our_ae_title}.",
+            f"Let the PACS accept the Verification SOP Class from {our_ae_title}.",
         ),
         Trouble.NO_ANSWER: (
             "it takes the connection and gives no DICOM answer",
             f"Check that `port` in {file} is the DICOM port, not HTTP and not one that asks for TLS; that the "
-            f"peer knows {our_ae_title}; and that it does not hang.",
+            f"PACS knows {our_ae_title}; and that it does not hang.",
         ),
-        Trouble.FAILED: (_clause(report.detail), "Look into the log of the peer for our association."),
+        Trouble.FAILED: (_clause(report.detail), "Look into the log of the PACS for our association."),
     }
     return words[report.trouble]
 

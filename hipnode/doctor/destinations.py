@@ -19,7 +19,8 @@ from hipnode.doctor.testobject import build_test_object
 from hipnode.installation import installation_uid
 from hipnode.ledger import PeerRow
 from hipnode.results import Installation, encode
-from hipnode.scu import EchoReport, Outgoing, StoreOutcome, Timeouts, Trouble, Verdict
+from hipnode.scu import EchoReport, Outgoing, StoreOutcome, Timeouts, Verdict
+from hipnode.troubles import explain_trouble
 
 if TYPE_CHECKING:
     from hipnode.doctor.site import Site
@@ -118,58 +119,9 @@ def _echoed(site: "Site", destination: Destination, remote: RemoteAE, report: Ec
     name = f"{destination.name} ({remote.ae_title} at {remote.host}:{remote.port})"
     if report.ok:
         return ok("destination-echo", f"{name} answers C-ECHO in {report.seconds:.2f} s.")
-    what, cure = _said(site, remote, report)
-    return fail(
-        "destination-echo", f"{name}: {what}.", cure.replace("{file}", str(site.settings.destinations))
-    )
-
-
-def _said(site: "Site", remote: RemoteAE, report: EchoReport) -> tuple[str, str]:
-    ours, port = site.settings.ae_title, site.settings.port
-    match report.trouble:
-        case Trouble.HOST_UNKNOWN:
-            what = f"the host name {remote.host} has no address"
-            return what, "Correct `host` in {file}, or add the name to the DNS or /etc/hosts."
-        case Trouble.CONNECTION_REFUSED:
-            what = f"{remote.host} is there, and nothing listens on port {remote.port}"
-            return what, "Start the DICOM service of the PACS, or correct `port` in {file}."
-        case Trouble.TIMEOUT:
-            what = f"no connection within {site.timeouts.connect_s:g} s"
-            return f"{what}: packets are dropped on the way, or the host is down", (
-                f"Open the firewall from this machine to {remote.host} port {remote.port}/tcp; "
-                "check that the host is up and `host` in {file} is right."
-            )
-        case Trouble.UNREACHABLE:
-            return (
-                "the network knows no way there",
-                "Check `host` in {file}, routing and VPN of this machine.",
-            )
-        case Trouble.CALLED_AE_TITLE:
-            what = f"it answers that it is not called {remote.ae_title} (called AE title not recognised)"
-            return (
-                what,
-                "Correct `ae_title` in {file}: the PACS administrator knows its AE title, case counts.",
-            )
-        case Trouble.CALLING_AE_TITLE:
-            what = f"it does not know our AE title {ours} (calling AE title not recognised)"
-            return (
-                what,
-                f"Let the PACS add {ours}, this machine's address and port {port} to its DICOM nodes.",
-            )
-        case Trouble.REJECTED:
-            return _lower(report.detail), (
-                f"Look into the PACS' log; often {ours} with this machine's address must be added to its DICOM nodes."
-            )
-        case Trouble.NO_CONTEXT:
-            return "it takes no C-ECHO", "Let the PACS accept the Verification SOP Class from our AE title."
-        case Trouble.NO_ANSWER:
-            what = "it takes the connection and gives no DICOM answer"
-            return what, (
-                "Check that `port` in {file} is the DICOM port (not HTTP, and not one that asks for TLS), that "
-                f"the PACS knows {ours}, and that it does not hang."
-            )
-        case _:
-            return _lower(report.detail), "Look into the log of the PACS for our association."
+    settings = site.settings
+    what, cure = explain_trouble(report, remote, settings.ae_title, settings.port, settings.destinations)
+    return fail("destination-echo", f"{name}: {what}.", cure)
 
 
 def _called_us(site: "Site", destination: Destination) -> list[Record]:
@@ -187,7 +139,7 @@ def _called_us(site: "Site", destination: Destination) -> list[Record]:
         return [ok(check, says)]
     says = f"{destination.name} has not called us within 7 days: if it is to send studies, its route does not work yet."
     cure = (
-        f"In the PACS, add a DICOM node {site.settings.ae_title} with this machine's address and port "
+        f"In the PACS, add a DICOM node {site.settings.ae_title} at {_our_address(destination.host)} port "
         f"{site.settings.port}, send it a C-ECHO, and route hip and pelvis radiographs to it."
     )
     return [note(check, says, cure)]
@@ -200,10 +152,16 @@ def _addresses(host: str) -> set[str]:
         return set()
 
 
+def _our_address(host: str) -> str:
+    """The address a host sees us under, unless something between translates it."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, 104, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # UDP: nothing is sent
+            return str(probe.getsockname()[0])
+    except (OSError, UnicodeError):
+        return "this machine's address"
+
+
 def _named(destination: Destination) -> str:
     return f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
-
-
-def _lower(text: str) -> str:
-    text = text.removesuffix(".")
-    return text[:1].lower() + text[1:]

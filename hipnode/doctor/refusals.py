@@ -1,6 +1,5 @@
 """Who knocked and was refused lately, and what to change so that it is let in."""
 
-import ipaddress
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from hipnode.doctor.sitefiles import is_own_call
 from hipnode.doctor.work import since_words
 from hipnode.errors import SettingsError
 from hipnode.ledger import PeerRow
-from hipnode.scp import AllowedPeers
+from hipnode.scp import AllowedPeers, entry_for, explain_refusal
 
 if TYPE_CHECKING:
     from hipnode.doctor.site import Site
@@ -18,30 +17,11 @@ if TYPE_CHECKING:
 LATELY = timedelta(hours=24)
 _SHOWN = 10
 
-_AT_THE_DOOR = frozenset({"NOT_ALLOWED", "CALLED_AE_TITLE", "TOO_MANY", "BUSY"})
-#: Refusals of what was sent or of how much, by their code: (what it means, what to do).
-_BUSY: dict[str, tuple[str, str]] = {
-    "TOO_MANY": (
-        "it opened more connections at once than one address may",
-        "Lower the number of parallel associations in the PACS, or raise HIPNODE_MAX_ASSOCIATIONS.",
-    ),
-    "BUSY": (
-        "all associations were taken",
-        "It tries again by itself; raise HIPNODE_MAX_ASSOCIATIONS where this lasts.",
-    ),
-    "A700": (
-        "the node was out of resources (disk, backlog or database)",
-        "See disk-space, queue-age and database; the PACS sends again.",
-    ),
-    "A900": (
-        "an object was of another class than its request said",
-        "Report it to the maker of the sending system.",
-    ),
-    "C000": (
-        "an object's UIDs could not be read",
-        "The object is in quarantine with the reason; report it to the maker of the sending system.",
-    ),
-}
+#: Refusals after which nothing is heard of a peer but another knock.
+_AT_THE_DOOR = frozenset(
+    {"NOT_ALLOWED", "CALLED_AE_TITLE", "TOO_MANY", "STOPPING", "TLS", "NOT_DICOM", "NO_CONTEXT"}
+)
+_HARMLESS = frozenset({"STOPPING", "NOT_DICOM"})  #: a restart, a port scanner
 
 
 def check_refusals(site: "Site") -> list[Record]:
@@ -90,10 +70,9 @@ def _record(site: "Site", peer: PeerRow, others: list[PeerRow]) -> list[Record]:
         )
         cure += f"or set HIPNODE_AE_TITLE={called} and start the node again."
         return [_severe(site, peer, others)("refused-peers", says, cure)]
-    meaning, cure = _BUSY.get(
-        code, (f"code {code or 'unknown'}", "`hipnode peers` and the node's log say more.")
-    )
-    return [warn("refused-peers", f"{who} was refused ({when}): {meaning}.", cure)]
+    meaning, cure = explain_refusal(peer, site.settings.ae_title, site.settings.allowed_peers)
+    state = note if code in _HARMLESS else warn
+    return [state("refused-peers", f"{who} was refused ({when}): {meaning}.", cure)]
 
 
 def _severe(site: "Site", peer: PeerRow, others: list[PeerRow]) -> Callable[[str, str, str], Record]:
@@ -131,14 +110,6 @@ def _allowed_now(site: "Site", peer: PeerRow) -> bool:
 
 def _let_in(site: "Site", peer: PeerRow) -> str:
     """The setting with one more entry, as it is to be written."""
-    title = peer.calling_ae_title
-    # A title the ledger had to clean, or one the list cannot hold, is let in by its address.
-    name = title if title and not set(title) & set(",?\\") else "*"
-    try:
-        ip = ipaddress.ip_address(peer.address.partition("%")[0])
-    except ValueError:
-        return f"Add {name}@ADDRESS to HIPNODE_ALLOWED_PEERS and start the node again."
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    entry = f"{name}@{ip}/{ip.max_prefixlen}"
+    entry = entry_for(peer.calling_ae_title, peer.address)
     whole = ",".join(part for part in (site.settings.allowed_peers.strip().strip(","), entry) if part)
     return f"If it is yours, add {entry}: HIPNODE_ALLOWED_PEERS='{whole}', and start the node again."

@@ -36,8 +36,8 @@ _WORDS: dict[str, tuple[str, str]] = {
         "Leave such objects out of the route, or raise the setting if they are radiographs.",
     ),
     "A700": (
-        "the node could not keep an object (disk, database or backlog)",
-        "`hipnode doctor` says which; it sends again by itself.",
+        "the node was out of resources for an object (disk, database or backlog)",
+        "`hipnode doctor` looks at all three; the peer sends again by itself.",
     ),
     "A900": (
         "an object was not what its C-STORE request said it was",
