@@ -92,7 +92,10 @@ def test_what_gives_the_class_away_beside_the_fracture_is_seen(tmp_path):
 def test_a_borrowed_box_lies_on_the_same_place_of_the_bone(tmp_path):
     samples = toy_pool(tmp_path / "pool")
     rng = np.random.default_rng(11)
-    for sample, hidden in zip(samples, boxes_to_hide(samples, 3), strict=True):
+    boxes, made_for = boxes_to_hide(samples, 3)
+    own = [len(sample.boxes) > 0 for sample in samples]
+    assert made_for[own].tolist() == [int(s.labels[0]) for s in samples if len(s.boxes)]
+    for sample, hidden in zip(samples, boxes, strict=True):
         bone = Bone(rng)
         rng.integers(60, 120, (ROWS, COLUMNS))
         assert hidden == pytest.approx(bone.box(), abs=1e-3)
@@ -104,9 +107,11 @@ def test_boxes_are_borrowed_evenly_and_one_seed_gives_the_same(tmp_path):
     samples = toy_pool(tmp_path / "pool")
     lender = samples[0]
     few = [lender, *(s for s in samples if not len(s.boxes))]
-    boxes = boxes_to_hide(few, 3)
+    boxes, made_for = boxes_to_hide(few, 3)
     assert len(boxes) == len(few), "one lender serves all"
-    assert np.array_equal(boxes_to_hide(samples, 3), boxes_to_hide(samples, 3))
+    assert set(made_for) == {lender.labels[0]}
+    assert np.array_equal(boxes_to_hide(samples, 3)[0], boxes_to_hide(samples, 3)[0])
+    assert not np.array_equal(boxes_to_hide(samples, 3)[0], boxes_to_hide(samples, 4)[0])
 
 
 def test_paint_covers_the_box_and_leaves_the_rest(tmp_path):

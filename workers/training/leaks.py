@@ -4,7 +4,8 @@ In every picture a box is painted gray: over the fracture, and in a picture with
 from a fractured picture, at the same place of the bone and of the same size. What a detector scores then
 must be chance (AUC about 0.5): more would mean that the picture around the fracture, or the way it was
 made, gives the answer away. A displaced fracture moves the bone outside its box as well; that is a sign
-of the fracture and no leak, so the numbers are also told class by class.
+of the fracture and no leak, so the numbers are also told class by class: each class against the pictures
+whose box was borrowed from it.
 """
 
 from collections.abc import Sequence
@@ -61,11 +62,13 @@ class _Bone:
         return np.concatenate([centre - half, centre + half])
 
 
-def boxes_to_hide(samples: Sequence[Sample], seed: int) -> list[NDArray[np.float64]]:
-    """For each sample the box to paint, (4,) pixels: its own, or one borrowed from a fractured sample.
+def boxes_to_hide(
+    samples: Sequence[Sample], seed: int
+) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]]:
+    """For each sample the box to paint, (4,) pixels, and the class index of the fracture it is made for.
 
-    Borrowed boxes are drawn without repetition as long as there are enough. Raises DataError when no
-    sample is fractured.
+    The box is the sample's own, or borrowed from a fractured sample; those are drawn without repetition as
+    long as there are enough. Raises DataError when no sample is fractured.
     """
     lenders = [sample for sample in samples if len(sample.boxes)]
     if not lenders:
@@ -74,14 +77,16 @@ def boxes_to_hide(samples: Sequence[Sample], seed: int) -> list[NDArray[np.float
     normal = len(samples) - len(lenders)
     rounds = [rng.permutation(len(lenders)) for _ in range(-(-normal // len(lenders)))]
     drawn = iter(np.concatenate(rounds) if rounds else ())
-    hidden = []
+    hidden, made_for = [], []
     for sample in samples:
         if len(sample.boxes):
+            lender = sample
             hidden.append(sample.boxes[0].astype(np.float64))
         else:
             lender = lenders[next(drawn)]
             hidden.append(_Bone.of(sample).borrow(lender.boxes[0], _Bone.of(lender)))
-    return hidden
+        made_for.append(int(lender.labels[0]))
+    return hidden, np.array(made_for, np.int64)
 
 
 def paint(pixels: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -102,9 +107,10 @@ def leak_check(
     """AUC of the best score, fractured against not, as the pictures are and with the fracture hidden.
 
     Fit for JSON: {"pictures", "fractured", "seen": {"auc", "low", "high"}, "hidden": the same, and
-    "classes": the same with each class alone against the pictures without a fracture}.
+    "classes": the same with each class alone}.
     """
-    hidden = {id(s): box for s, box in zip(samples, boxes_to_hide(samples, seed), strict=True)}
+    boxes, made_for = boxes_to_hide(samples, seed)
+    hidden = {id(s): box for s, box in zip(samples, boxes, strict=True)}
 
     def hide(sample: Sample, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return paint(pixels, hidden[id(sample)])
@@ -114,17 +120,20 @@ def leak_check(
     for name, change in (("seen", None), ("hidden", hide)):
         cases = look(samples, detect, change)
         scores = np.array([case.class_scores(len(names)).max(initial=0.0) for case in cases])
-        told = partial(_told, scores, truth)
-        numbers[name] = told(truth >= 0) | {
-            "classes": {class_name: told(truth == k) for k, class_name in enumerate(names)}
+        told, normal = partial(_told, scores), truth < 0
+        numbers[name] = told(truth >= 0, normal) | {
+            "classes": {
+                class_name: told(truth == k, normal & (made_for == k) if change else normal)
+                for k, class_name in enumerate(names)
+            }
         }
     return numbers
 
 
 def _told(
-    scores: NDArray[np.float64], truth: NDArray[np.int64], positive: NDArray[np.bool_]
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], negative: NDArray[np.bool_]
 ) -> dict[str, float]:
-    counted = positive | (truth < 0)
+    counted = positive | negative
     value = auc(scores[counted], positive[counted])
-    low, high = auc_interval(value, int(positive.sum()), int((truth < 0).sum()))
+    low, high = auc_interval(value, int(positive.sum()), int(negative.sum()))
     return {"auc": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
