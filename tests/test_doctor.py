@@ -122,6 +122,14 @@ def test_the_allow_list_is_compared_with_the_address(
     assert cure in found.cure
 
 
+def test_a_pacs_elsewhere_needs_an_address_it_can_reach(tmp_path: Path) -> None:
+    with site(tmp_path, Destination("PACS", "PACS", "10.1.2.3", 104), prepared=False) as one:
+        (found,) = check_allow_list(one)
+    assert found.state == "warn"
+    assert "PACS is on another one" in found.says
+    assert "HIPNODE_HOST=0.0.0.0" in found.cure
+
+
 def test_site_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with site(tmp_path, prepared=False) as one:
         assert the(check_destinations_file(one), "destinations-file").state == "warn"
@@ -186,7 +194,6 @@ def test_each_way_not_to_reach_a_destination_has_its_own_cure(tmp_path: Path, si
         ]
         with site(tmp_path, *destinations, prepared=False) as one:
             records = check_destinations(one)
-        archive_calling = [r for r in records if r.says.startswith("stranger")]
     said = [(r.says.split(" ")[0], r.state.value) for r in records]
     assert said == [(d.name, "fail") for d in destinations[:5]] + [("well", "ok")]
     down, lost, dumb, misnamed, stranger, _ = records
@@ -195,7 +202,7 @@ def test_each_way_not_to_reach_a_destination_has_its_own_cure(tmp_path: Path, si
     assert "no DICOM answer" in dumb.says
     assert "Correct `ae_title`" in misnamed.cure or "add HIPNODE" in misnamed.cure
     assert "does not know our AE title HIPNODE" in stranger.says
-    assert "Let the PACS add HIPNODE" in archive_calling[0].cure
+    assert "Let the PACS add HIPNODE" in stranger.cure
     assert all(str(tmp_path) in r.cure for r in (down, lost, dumb))
 
 
@@ -450,6 +457,21 @@ def test_torch_is_asked_in_a_child(tmp_path: Path) -> None:
         records = check_torch(one)
     assert [(r.check, r.state) for r in records][:1] == [("torch", "ok")]
     assert {r.check for r in records} == {"torch", "gpu"}
+
+
+def test_a_gpu_this_torch_cannot_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "bin" / "nvidia-smi"  # as the driver's own program prints it
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho 'NVIDIA H200, 570.86.15, 143771 MiB'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
+    with site(tmp_path, prepared=False) as one:
+        gpu = next(r for r in check_torch(one) if r.check == "gpu")
+    if "torch can use" in gpu.says:
+        pytest.skip("this machine has a GPU that torch can use")
+    assert gpu.state == "warn"
+    assert "NVIDIA H200, driver 570.86.15, 143771 MiB" in gpu.says
+    assert "CUDA" in gpu.cure
 
 
 # --- Disk, folders, clock --------------------------------------------------------------------------

@@ -102,13 +102,12 @@ def check_allow_list(site: "Site") -> list[Record]:
         return [warn("allowed-peers", says, _write_entry(settings))]
     if only_here:
         says = "Only this machine may connect, and the SCP listens for it alone."
-        return [
-            note(
-                "allowed-peers",
-                says,
-                f"For a PACS elsewhere set HIPNODE_HOST=0.0.0.0. {_write_entry(settings)}",
-            )
-        ]
+        cure = f"For a PACS elsewhere set HIPNODE_HOST=0.0.0.0. {_write_entry(settings)}"
+        elsewhere = [d.name for d in site.destinations() if not d.sender and not _is_loopback(d.host)]
+        if elsewhere:
+            says = f"{says[:-1]}, while {', '.join(elsewhere)} is on another one and can send nothing here."
+            return [warn("allowed-peers", says, cure)]
+        return [note("allowed-peers", says, cure)]
     return [ok("allowed-peers", f"{len(allowed.entries)} entries say who may connect.")]
 
 
