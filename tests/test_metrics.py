@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hipnode import __version__, ledger
+from hipnode.errors import LedgerDown
 from hipnode.ledger import PeerSeen, figures
 from hipnode.logs import hashed
 from hipnode.web import Answer, Metrics, Watched, metrics
@@ -228,6 +229,28 @@ def test_a_long_history_is_shown_when_all_of_it_is_counted(
     ledgers = {key: value for key, value in at_once.items() if not key[0].startswith("process_")}
     assert {key: samples[key] for key in ledgers} == ledgers
     assert of(samples, "hipnode_analyses_ended_total", status="completed", reason="") == 6
+
+
+def test_a_slow_database_is_asked_for_less_at_a_time(
+    watched: Watched, journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        journey.delivering(f"1.{number + 2}")
+        journey.send("delivered")
+    happened = figures.happened
+
+    def slow(session: Any, after: figures.Marks, upto: figures.Marks) -> figures.Happened:
+        if upto.event - after.event > 12:
+            raise LedgerDown("it took too long")
+        return happened(session, after, upto)
+
+    monkeypatch.setattr(figures, "happened", slow)
+    monkeypatch.setattr(metrics, "LEAST_SLICE", 5)
+    monkeypatch.setattr(metrics, "SLICE", 40)
+    monkeypatch.setattr(metrics, "HOLD_BACK", 5)
+    made = Metrics(watched)
+    assert [of(look(watched, made), "hipnode_ledger_readable") for _ in range(3)] == [0, 0, 1]
+    assert of(look(watched, made), "hipnode_analyses_ended_total", status="completed", reason="") == 4
 
 
 def test_what_has_settled_is_counted_once(

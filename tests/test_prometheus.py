@@ -248,7 +248,7 @@ def test_the_commands_in_the_alerts_exist() -> None:
     commands = hipnode_commands()
     assert len(commands) > 8
     for line in commands:
-        parse(line.replace("{{ $labels.kind }}", "analyse"))
+        parse(line.replace("{{ $labels.kind }}", "analyse").replace("{{ $labels.destination }}", "PACS"))
 
 
 @pytest.mark.parametrize("wrong", ["hipnode docter", "hipnode studies lists", "hipnode peers --refuse-all"])

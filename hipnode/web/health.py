@@ -21,6 +21,8 @@ from hipnode.errors import HipnodeError
 from hipnode.ledger.analyses import WORKER_ALIVE_S
 from hipnode.spool import Spool
 
+_NOBODY = "No {kind} worker was heard of for a minute: start `hipnode worker {kind}`; `hipnode doctor` looks closer."
+
 
 class Answer(NamedTuple):
     """What a check found: whether the part is well, and a sentence fit to show."""
@@ -173,7 +175,7 @@ class _Parts:
         with ledger.reading(node.sessions) as session:
             loaded = ledger.live_packages(session, node.clock())
         if loaded is None:
-            return Answer(False, "No analyse worker lives: start `hipnode worker analyse`.")
+            return Answer(False, _NOBODY.format(kind="analyse"))
         for id_, sha256 in sorted(node.packages().items()):
             its = {sha for name, sha in loaded if name == id_}
             if not its:
@@ -195,7 +197,7 @@ class _Parts:
         with ledger.reading(node.sessions) as session:
             if any(row.kind == "deliver" and row.seen_at >= since for row in ledger.workers(session)):
                 return Answer(True, "A deliver worker lives.")
-        return Answer(False, "No deliver worker lives: start `hipnode worker deliver`.")
+        return Answer(False, _NOBODY.format(kind="deliver"))
 
 
 def verdict(checks: Mapping[str, Check], answers: Mapping[str, Answer]) -> dict[str, object]:

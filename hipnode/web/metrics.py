@@ -2,8 +2,8 @@
 
 Counters come from rows, so that neither a restart nor a replay makes them go down. A page is kept for
 KEPT_S; a look at the ledger reads one snapshot, is stopped when it takes long, and blocks no writer. After
-a start the history is counted in slices of SLICE rows, a few seconds of work for each scrape; until all of
-it is counted, what is counted from it is left out rather than shown too low.
+a start the history is counted in slices, CATCH_UP_S of work for each scrape; until all of it is counted,
+what is counted from it is left out rather than shown too low.
 
 Labels hold words of ours and names of the site's own configuration; what comes from the wire and is not
 named there counts under "other".
@@ -38,14 +38,15 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 
 KEPT_S = 5.0
-QUERY_S = 2.0
+QUERY_S = 5.0
 """A look at the ledger is stopped after this."""
 CATCH_UP_S = 2.0
 """So much of a scrape goes into counting what happened before the start."""
-SLICE = 20_000
+SLICE, LEAST_SLICE = 20_000, 500
+"""Rows counted in one look; half as many after one that took too long."""
 SETTLED_S = 300.0
 """No transaction is open for so long: what lies below an id seen then is there or never comes."""
-HOLD_BACK = 5_000
+HOLD_BACK = 2_000
 """Rows counted anew while nothing was seen so long ago, right after the start."""
 REFUSED_LATELY = timedelta(hours=1)
 
@@ -109,7 +110,7 @@ class Metrics(Collector):
     def __init__(self, node: Watched) -> None:
         self._node = node
         self._lock = threading.Lock()
-        self._history = _History()
+        self._history, self._slice = _History(), SLICE
         self._peer_rows: dict[tuple[str, str, str], ledger.PeerRow] | None = None
         self._peers: dict[str, _Peer] = {name: _Peer() for name in (*sorted(node.peers), OTHER)}
         self._answers: Mapping[str, Answer] = {}
@@ -189,25 +190,33 @@ class Metrics(Collector):
 
     def _catch_up(self) -> bool:
         """Count what has settled since the last look, for CATCH_UP_S. Whether nothing is left."""
-        history, end = self._history, time.monotonic() + CATCH_UP_S
-        while True:
-            with ledger.snapshot(self._node.sessions, QUERY_S) as session:
-                newest = figures.marks(session)
-                if newest.event < history.upto.event or newest.instance < history.upto.instance:
-                    # another database than before: one restored from a copy
-                    history = self._history = _History()
-                settled = history.settled(newest, time.monotonic())
-                upto = Marks(
-                    min(settled.event, history.upto.event + SLICE),
-                    min(settled.instance, history.upto.instance + SLICE),
-                )
-                if upto != history.upto:
-                    history.happened.add(figures.happened(session, history.upto, upto))
-                    history.upto = upto
-            if upto == settled:
-                return True
-            if time.monotonic() >= end:
-                return False
+        end = time.monotonic() + CATCH_UP_S
+        try:
+            while not self._count_slice():
+                if time.monotonic() >= end:
+                    return False
+        except LedgerDown:
+            self._slice = max(LEAST_SLICE, self._slice // 2)
+            raise
+        return True
+
+    def _count_slice(self) -> bool:
+        """Count the next slice of what has settled. Whether nothing is left."""
+        history = self._history
+        with ledger.snapshot(self._node.sessions, QUERY_S) as session:
+            newest = figures.marks(session)
+            if newest.event < history.upto.event or newest.instance < history.upto.instance:
+                # another database than before: one restored from a copy
+                history = self._history = _History()
+            settled = history.settled(newest, time.monotonic())
+            upto = Marks(
+                min(settled.event, history.upto.event + self._slice),
+                min(settled.instance, history.upto.instance + self._slice),
+            )
+            if upto != history.upto:
+                history.happened.add(figures.happened(session, history.upto, upto))
+                history.upto = upto
+        return upto == settled
 
     def _count_peers(self, rows: Iterable[ledger.PeerRow]) -> None:
         """Add what the rows grew by. Rows of strangers come and go, so sums over them would go down."""
