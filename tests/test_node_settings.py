@@ -20,7 +20,7 @@ from tests.ledger_steps import Journey, empty_sqlite, journey, make, postgres_le
 from tests.packages import make_package as make_weights
 from tests.pipeline import make_package
 from tests.test_intake import Reader
-from workers.runtime import DEAF_S, _deaf_s
+from workers.runtime import DEAF_S, _deaf_s, _OnDisk
 
 __all__ = ["empty_sqlite", "journey", "make", "postgres_ledger"]
 
@@ -83,3 +83,14 @@ def test_new_weights_are_pinned_without_a_new_start(tmp_path: Path) -> None:
     shutil.rmtree(first.folder)
     second = make_weights(tmp_path / "hip-test", b"other weights")
     assert installed["hip-test"] == second.sha256 != first.sha256
+
+
+def test_a_deliver_worker_knows_packages_as_they_lie_on_the_disk_now(tmp_path: Path) -> None:
+    known = _OnDisk(Settings(data=tmp_path))
+    assert known.get("late") is None
+    late = make_package(tmp_path / "packages", "late")
+    assert known["late"].manifest == late.manifest
+    assert set(known) >= {"late"}
+    assert len(known) == len(set(known))
+    late.weights_file.unlink()
+    assert known.get("late") is None

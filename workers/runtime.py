@@ -102,7 +102,7 @@ def run_analyse_worker(settings: Settings, loaded: Mapping[str, Loaded], device:
 def start_deliver_worker(settings: Settings) -> None:
     """Deliver results and build failure notices until SIGTERM. Needs no torch. Raises SettingsError."""
     with _rooms(settings, "deliver") as rooms:
-        job = DeliverJob(rooms, _packages(settings, verify=False))
+        job = DeliverJob(rooms, _OnDisk(settings))
         beat = WorkerBeat(rooms.owner, "deliver")
         worker = Worker(queue.DELIVER, job, rooms, beat, deaf_s=_deaf_s(settings))
         worker.run(settings, ["--pool", "threads", "--concurrency", str(DELIVER_THREADS)])
@@ -276,6 +276,28 @@ def _packages(settings: Settings, verify: bool) -> dict[str, ModelPackage]:
     if problems and not found:
         raise problems[0]
     return found
+
+
+class _OnDisk(Mapping[str, ModelPackage]):
+    """The model packages as they lie on disk when asked: a notice may be of one that came after the start."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def _found(self) -> dict[str, ModelPackage]:
+        try:
+            return _packages(self._settings, verify=False)
+        except PackageError:  # logged; results are delivered all the same
+            return {}
+
+    def __getitem__(self, package_id: str) -> ModelPackage:
+        return self._found()[package_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found())
+
+    def __len__(self) -> int:
+        return len(self._found())
 
 
 def _load(settings: Settings, device: str, precision: str) -> dict[str, Loaded]:
