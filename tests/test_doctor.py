@@ -542,7 +542,7 @@ def test_a_folder_open_to_others_or_with_files_of_others_is_named(tmp_path: Path
         one.settings.data.chmod(0o700)
         if os.geteuid() == 0:
             os.chown(one.settings.data / "hipnode.db", NOBODY, NOBODY)
-            assert "do not belong to root" in the(check_folders(one), "data-folder-owner").says
+            assert "that do not belong to root: 1," in the(check_folders(one), "data-folder-owner").says
     with site(tmp_path / "..", prepared=False, data=tmp_path / "not" / "yet") as one:
         assert the(check_folders(one), "data-folder").state == "note"
 
@@ -571,7 +571,7 @@ def test_what_is_in_quarantine_is_counted(tmp_path: Path) -> None:
     with site(tmp_path, prepared=False) as one:
         assert check_leftovers(one) == []
         Spool(one.settings.spool).quarantine(b"no identity", "Study Instance UID is missing")
-        assert the(check_leftovers(one), "quarantine").says.startswith("1 objects")
+        assert "could not be read: 1, the newest" in the(check_leftovers(one), "quarantine").says
 
 
 def test_a_ledger_from_the_future_tells_of_a_clock_that_is_off(tmp_path: Path) -> None:
@@ -604,7 +604,7 @@ def test_what_waits_too_long_and_what_does_not_arrive_is_named(tmp_path: Path) -
         assert "still open for more images after 2 hours" in stuck.says
         queue_all(one, ago_s=2000)
         waits = the(check_queue(one), "queue-age")
-        assert (waits.state, "1 studies wait" in waits.says) == ("fail", True)
+        assert (waits.state, "analyse worker: 1, the oldest" in waits.says) == ("fail", True)
     with site(tmp_path, analysis_deadline_s=1e6) as one:
         assert the(check_queue(one), "queue-age").state == "warn"
 
@@ -661,7 +661,7 @@ def test_every_finding_that_is_not_well_has_a_cure(tmp_path: Path) -> None:
     assert len(failed(records)) >= 4
     assert [r for r in records if r.state in ("warn", "fail") and not r.cure] == []
     assert [r for r in records if r.state == "ok" and r.cure] == []
-    assert all(r.says.endswith((".", ")")) and "\n" not in r.says for r in records if r.state != "fail")
+    assert all(r.says.endswith((".", ")")) and "\n" not in r.says for r in records)
 
 
 def test_settings_are_all_well_without_wrong_ones(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from hipnode.doctor.records import Record, fail, note, ok, warn
+from hipnode.doctor.records import Record, fail, note, ok, one_line, warn
 from hipnode.errors import PackageError
 from hipnode.packages import ModelPackage, find_packages, shipped_folder
 
@@ -79,7 +79,7 @@ def _broken(problem: PackageError) -> Record:
         "Copy the whole package folder again from its source and run `hipnode models verify`; a package nobody needs "
         "may be removed. Then start the analyse worker again."
     )
-    return fail("model-packages", str(problem), cure)
+    return fail("model-packages", one_line(problem), cure)
 
 
 def _missing(site: "Site", id_: str, found: dict[str, ModelPackage]) -> Record:

@@ -48,6 +48,11 @@ def fail(check: str, says: str, cure: str) -> Record:
     return Record(check, State.FAIL, says, cure)
 
 
+def one_line(text: object) -> str:
+    """A text of several lines as one."""
+    return " ".join(str(text).split())
+
+
 def summary(records: Iterable[Record]) -> dict[str, int]:
     """How many records are in each state, every state named."""
     counts = Counter(record.state for record in records)

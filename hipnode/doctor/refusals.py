@@ -48,7 +48,8 @@ def _record(site: "Site", peer: PeerRow, others: list[PeerRow]) -> list[Record]:
         peer.last_refusal or "",
         f"{peer.calling_ae_title or 'A peer without AE title'} at {peer.address}",
     )
-    when = f"{since_words(peer.last_refused_at, site.clock())} ago, {max(peer.refusals, peer.stores_refused, 1)} times"
+    ago = since_words(peer.last_refused_at, site.clock())
+    when = f"last {ago} ago, refusals so far: {max(peer.refusals, peer.stores_refused, 1)}"
     if code == "NOT_ALLOWED":
         if _allowed_now(site, peer):
             says = f"{who} was refused ({when}); HIPNODE_ALLOWED_PEERS names it now."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hipnode.destinations import Destination, load_destinations
 from hipnode.doctor.nodes import reachable
-from hipnode.doctor.records import Record, fail, note, ok, warn
+from hipnode.doctor.records import Record, fail, note, ok, one_line, warn
 from hipnode.errors import SettingsError
 from hipnode.scp import AllowedPeers
 from hipnode.selection import Selection
@@ -78,7 +78,7 @@ def check_allow_list(site: "Site") -> list[Record]:
         return [
             fail(
                 "allowed-peers",
-                str(error),
+                one_line(error),
                 "Correct HIPNODE_ALLOWED_PEERS; until then the node does not start.",
             )
         ]
@@ -108,7 +108,7 @@ def check_allow_list(site: "Site") -> list[Record]:
             says = f"{says[:-1]}, while {', '.join(elsewhere)} is on another one and can send nothing here."
             return [warn("allowed-peers", says, cure)]
         return [note("allowed-peers", says, cure)]
-    return [ok("allowed-peers", f"{len(allowed.entries)} entries say who may connect.")]
+    return [ok("allowed-peers", f"Entries that say who may connect: {len(allowed.entries)}.")]
 
 
 def check_selection(site: "Site") -> list[Record]:
@@ -152,7 +152,7 @@ def check_destinations_file(site: "Site") -> list[Record]:
 def _told(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename} cannot be read: {error.strerror}."
-    return str(error)
+    return one_line(error)
 
 
 _NOT_SECRET = "An AE title is no secret: the network part is what protects."  # noqa: S105

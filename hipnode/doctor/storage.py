@@ -103,9 +103,8 @@ def check_leftovers(site: "Site") -> list[Record]:
     quarantined = [p for p in _entries(spool / "quarantine") if p.suffix == ".dcm"]
     if quarantined:
         newest = max((_modified(p) for p in quarantined), default=0.0)
-        says = (
-            f"{len(quarantined)} objects, the newest {_ago(newest)} old, are in quarantine: UIDs unreadable."
-        )
+        found = f"{len(quarantined)}, the newest {_ago(newest)} old"
+        says = f"Objects in quarantine, whose UIDs could not be read: {found}."
         why = f"The .json beside each in {spool / 'quarantine'} says why"
         cure = f"{why}; tell the maker of the device, then remove them."
         records.append((warn if time.time() - newest < 86400 else note)("quarantine", says, cure))
@@ -113,7 +112,7 @@ def check_leftovers(site: "Site") -> list[Record]:
         records.append(ok("quarantine", "No object is in quarantine."))
     parts = [p for p in _entries(spool / "incoming") if time.time() - _modified(p) > 7200]
     if parts:
-        says = f"{len(parts)} transfers that were cut lie in {spool / 'incoming'} for more than two hours."
+        says = f"Cut transfers that lie in {spool / 'incoming'} for more than two hours: {len(parts)}."
         records.append(
             note("cut-transfers", says, "The node removes them after an hour while it runs: is it running?")
         )
@@ -154,7 +153,8 @@ def _foreign(data: Path, owner: int, me: int) -> list[Record]:
         records.append(note("data-folder-user", says, cure))
     foreign = [p for p in _some_files(data) if _owner(p) not in (owner, None)]
     if foreign:
-        says = f"{len(foreign)} files in the data folder do not belong to {_user(owner)}, for example {foreign[0]}."
+        found = f"{len(foreign)}, for example {foreign[0]}"
+        says = f"Files in the data folder that do not belong to {_user(owner)}: {found}."
         cure = f"They were made by a command run as another user; as root: chown -R {_user(owner)} {data}."
         records.append(fail("data-folder-owner", says, cure))
     return records

@@ -51,7 +51,9 @@ def check_failures(site: "Site") -> list[Record]:
     cures = (_CURES[code] for code, _ in Counter(found).most_common() if code in _CURES)
     first = next(cures, "`hipnode studies list --status failed` shows them")
     cure = f"{first}; then `hipnode replay --failed --since 24h`."
-    return [warn("failures", f"{sum(found.values())} studies failed in the last 24 hours: {told}.", cure)]
+    return [
+        warn("failures", f"Studies that failed in the last 24 hours: {sum(found.values())} ({told}).", cure)
+    ]
 
 
 def check_arrivals(site: "Site") -> list[Record]:
@@ -81,7 +83,7 @@ def _studies(site: "Site", work: OpenWork) -> list[Record]:
     queued = work.since.get(AnalysisStatus.QUEUED)
     if not count or queued is None:
         return records or [ok("queue-age", "No study waits for an analyse worker.")]
-    says = f"{count} studies wait for an analyse worker, the oldest for {_words(now - queued)}"
+    says = f"Studies that wait for an analyse worker: {count}, the oldest for {_words(now - queued)}"
     if now - queued <= SLOW:
         return [*records, ok("queue-age", f"{says}.")]
     deadline = timedelta(seconds=site.settings.analysis_deadline_s)
@@ -99,7 +101,7 @@ def _results(site: "Site", work: OpenWork) -> list[Record]:
     for destination, since in sorted(work.deliveries_since.items()):
         mine = {state: n for (name, state, _), n in work.deliveries.items() if name == destination}
         count = mine.get(DeliveryStatus.DUE, 0) + mine.get(DeliveryStatus.SENDING, 0)
-        says = f"{count} results wait to be sent to {destination}, the oldest for {_words(now - since)}"
+        says = f"Results that wait to be sent to {destination}: {count}, the oldest for {_words(now - since)}"
         known = {one.name for one in site.destinations()}
         if destination not in known:
             cure = f"Put {destination} back into {site.settings.destinations}, or let them be given up."
