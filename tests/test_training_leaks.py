@@ -55,6 +55,8 @@ def toy_pool(folder, count=60, leak=False):
             "class": name,
             "boxes": [] if name == "none" else [bone.box()],
             "key_points": {key: list(bone.at(point)) for key, point in points.items()},
+            "magnification": 1.2,
+            "pixel_mm": 1.2 / bone.scale,
         }
         Image.fromarray(pixels).save(folder / f"{i}.png")
         lines.append(json.dumps(record) + "\n")

@@ -27,8 +27,9 @@ MARGIN = 0.05
 class _Bone:
     """Where a femur lies in its picture: a frame of its own, from the record's key points.
 
-    origin: centre of the head; along: to the lesser trochanter; across: 90 degrees to it, towards the
-    greater trochanter. Both vectors are as long as head and lesser trochanter are apart (pixels).
+    origin: centre of the head; along: towards the lesser trochanter; across: 90 degrees to it, towards the
+    greater trochanter. Both vectors are as long as a millimetre of the patient (pixels): what the bone
+    itself measures in the picture depends on the fracture.
     """
 
     origin: NDArray[np.float64]
@@ -38,27 +39,28 @@ class _Bone:
     @classmethod
     def of(cls, sample: Sample) -> "_Bone":
         try:
-            points = sample.record["key_points"]
+            points, record = sample.record["key_points"], sample.record
+            millimetre = float(record["magnification"]) / float(record["pixel_mm"])
             head, greater, lesser = (
                 np.array(points[name], np.float64) for name in ("head_centre", "greater_tip", "lesser")
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"{sample.path.name}: the record has no key points of the femur") from error
-        along = lesser - head
+        along = (lesser - head) * millimetre / np.hypot(*(lesser - head))
         across = np.array([-along[1], along[0]])
         return cls(head, along, across if across @ (greater - head) > 0 else -across)
 
     @property
-    def length(self) -> float:
-        """Pixels between head and lesser trochanter."""
+    def millimetre(self) -> float:
+        """Pixels."""
         return float(np.hypot(*self.along))
 
     def borrow(self, box: NDArray[np.float32], of: "_Bone") -> NDArray[np.float64]:
         """The box (4,) of another picture's bone, at the same place of this one."""
         away = (box[:2] + box[2:]) / 2 - of.origin
-        down, out = away @ of.along / of.length**2, away @ of.across / of.length**2
+        down, out = away @ of.along / of.millimetre**2, away @ of.across / of.millimetre**2
         centre = self.origin + down * self.along + out * self.across
-        half = (box[2:] - box[:2]) / 2 * (self.length / of.length)
+        half = (box[2:] - box[:2]) / 2 * (self.millimetre / of.millimetre)
         return np.concatenate([centre - half, centre + half])
 
 
