@@ -74,7 +74,8 @@ def list_(
         filtered = any((status, reason, since, until, accession))
         typer.echo("No studies. " + ("Ask for more of them." if filtered else "Route some to this node."))
         return
-    screen().print(study_table(rows, now))
+    console = screen()
+    console.print(study_table(rows, now, console.width))
     if len(rows) == limit:
         typer.echo(f"These are the last {limit}; --limit shows more.", err=True)
 

@@ -63,7 +63,7 @@ def look(session: Session, now: datetime) -> Look:
 
 def watch(sessions: sessionmaker[Session], once: bool) -> None:
     """Look every EVERY_S until Ctrl-C, or once. Raises LedgerDown when the first look finds no database."""
-    looks = _looks(sessions)
+    looks, console = _looks(sessions), screen()
     first = next(looks)
     if isinstance(first, LedgerDown):
         raise first
@@ -71,13 +71,13 @@ def watch(sessions: sessionmaker[Session], once: bool) -> None:
         if not sys.stdout.isatty():
             _print_lines(first)
         elif once:
-            screen().print(view(first))
+            console.print(view(first, console.width))
         if once:
             return
         if sys.stdout.isatty():
-            with Live(view(first), console=screen(), screen=True, auto_refresh=False) as live:
+            with Live(view(first, console.width), console=console, screen=True, auto_refresh=False) as live:
                 for seen in looks:
-                    live.update(view(seen), refresh=True)
+                    live.update(view(seen, console.width), refresh=True)
         else:
             for seen in looks:
                 _print_lines(seen)
@@ -96,8 +96,8 @@ def _looks(sessions: sessionmaker[Session]) -> Iterator[Look | LedgerDown]:
         time.sleep(EVERY_S)
 
 
-def view(seen: Look | LedgerDown) -> RenderableType:
-    """One look as it stands on a terminal."""
+def view(seen: Look | LedgerDown, width: int) -> RenderableType:
+    """One look as it stands on a terminal of this width, characters."""
     if isinstance(seen, LedgerDown):
         return Panel(Text(f"{seen} Asked again every {EVERY_S:g} s; `hipnode doctor` looks closer.", "red"))
     statuses = Table("status", box=None)
@@ -124,7 +124,7 @@ def view(seen: Look | LedgerDown) -> RenderableType:
         for name, (count, since) in seen.unsent.items()
     ]
     title = f"hipnode, {seen.at.astimezone():%Y-%m-%d %H:%M:%S}, Ctrl-C ends"
-    newest = study_table(seen.newest, seen.at) if seen.newest else "No studies yet."
+    newest = study_table(seen.newest, seen.at, width) if seen.newest else "No studies yet."
     return Group(Text(title, "bold"), side, *unsent, "", newest)
 
 
