@@ -7,6 +7,7 @@ from sqlalchemy import event
 
 from hipnode import ledger
 from hipnode.findings import Reason
+from hipnode.ledger.studies import count_ended, newest_studies
 from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
 from tests.ledger_steps import PACKAGES, START, Journey, decided, empty_sqlite, journey, make, postgres_ledger
 
@@ -281,3 +282,24 @@ class TestWaiting:
         journey.later(30).send("delivered")
         assert (self.line(journey).status, self.line(journey).due_at) == (A.COMPLETED, None)
         assert self.line(journey).status_since == journey.now
+
+
+class TestWatching:
+    """What a live view asks."""
+
+    def test_the_newest_studies_are_those_that_came_last_whatever_changed_since(
+        self, worklist: Journey
+    ) -> None:
+        worklist.do(ledger.open_replay, 1, "analyse", "ann", worklist.now)  # the oldest changed last
+        with ledger.reading(worklist.make) as session:
+            newest = newest_studies(session, 3)
+            assert newest == [
+                s for id_ in (4, 3, 2) for s in ledger.list_studies(session) if s.study_id == id_
+            ]
+            assert newest_studies(session, 0) == []
+
+    def test_what_ended_since_is_counted_by_how(self, worklist: Journey) -> None:
+        with ledger.reading(worklist.make) as session:
+            assert count_ended(session, START) == {A.COMPLETED: 1, A.FAILED: 1}
+            assert count_ended(session, START + timedelta(seconds=60)) == {A.FAILED: 1}
+            assert count_ended(session, worklist.now) == {}
