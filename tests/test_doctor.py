@@ -19,6 +19,7 @@ from sqlalchemy import text
 from hipnode import ledger, migrations
 from hipnode.destinations import Destination
 from hipnode.doctor import Site, State, examine, unknown_names, write_back
+from hipnode.doctor.bundle import settings_without_secrets
 from hipnode.doctor.clock import check_ledger_clock
 from hipnode.doctor.database import check_database, check_database_clock, compare_clocks
 from hipnode.doctor.destinations import check_destinations
@@ -256,11 +257,14 @@ def test_a_test_object_that_is_not_taken_says_which_status(tmp_path: Path) -> No
         assert 'kinds = ["SR"]' in unsupported.cure
 
 
-def test_a_destination_nobody_named_is_wrong_use(tmp_path: Path) -> None:
+def test_a_destination_nobody_named_and_a_full_folder_are_wrong_use(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o700)
     code, out, err = command(tmp_path, "--write-back", "PASC")
     assert (code, out) == (2, "")
     assert "No destination is called PASC" in err
+    code, out, err = command(tmp_path, "--support-bundle", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert "is no empty folder" in err
 
 
 def test_whether_a_destination_ever_called_us(tmp_path: Path) -> None:
@@ -361,6 +365,19 @@ def test_what_keeps_a_postgres_away_is_told_apart(tmp_path: Path, postgres: Post
     with site(tmp_path, database_url=url) as one:
         assert failed(check_database(one)) == []
         assert the(check_database_clock(one), "clock-database").state == "ok"
+
+
+def test_urls_that_are_none_are_named_and_not_shown(tmp_path: Path) -> None:
+    database = "postgresql+psycopg://me:se/cr@et@host:port/hip"
+    with site(
+        tmp_path, prepared=False, database_url=database, broker_url="redis://:secret@host:port/0"
+    ) as one:
+        records = [the(check_database(one), "database"), the(check_broker(one), "broker")]
+        shown = settings_without_secrets(one)
+    assert [r.state for r in records] == ["fail", "fail"]
+    assert shown["HIPNODE_DATABASE_URL"] == "postgresql+psycopg://me:***@host:port/hip"
+    assert "se/cr" not in str([records, shown])
+    assert "secret" not in str([records, shown])
 
 
 def test_a_database_file_that_is_damaged_is_named(tmp_path: Path) -> None:

@@ -61,10 +61,8 @@ def doctor(
     records: list[Record] = []
     try:
         destination = _named(site, write_back) if write_back else None
-        if support_bundle and support_bundle.exists() and any(support_bundle.iterdir()):
-            raise typer.BadParameter(
-                f"{support_bundle} is not empty; name a new folder for the support bundle."
-            )
+        if support_bundle and not _is_free(support_bundle):
+            raise typer.BadParameter(f"{support_bundle} is no empty folder; name a new one.")
         records = examine(site)
         if destination is not None:
             records += guarded("write-back", lambda: send_test_object(site, destination))
@@ -84,6 +82,10 @@ def doctor(
         typer.echo(sentence(summary(records)))
     if any(record.state is State.FAIL for record in records):
         raise typer.Exit(1)
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _print(record: Record) -> None:

@@ -34,7 +34,7 @@ _LIBRARIES = (
     "pydicom", "pyjpegls", "pylibjpeg-openjpeg", "pynetdicom", "redis", "sqlalchemy", "starlette", "torch", "uvicorn",
 )  # fmt: skip
 _STATUSES = {status.value for status in (*AnalysisStatus, *DeliveryStatus)}
-_SECRET = re.compile(r"(://[^:/@\s]*):[^@/\s]*@")  #: the password in a URL
+_SECRET = re.compile(r"(://[^:/@\s]*):.*@")  #: the password in a URL, whatever signs it holds
 
 
 def write_bundle(site: "Site", records: Sequence[Record], folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import ledger, migrations
@@ -111,7 +112,11 @@ def name_of(database_url: str) -> str:
 
 def look_at_database(database_url: str) -> Database:
     """Connect, read the revision, and begin a write that changes nothing. Does not raise."""
-    name, url = name_of(database_url), make_url(database_url)
+    try:
+        name, url = name_of(database_url), make_url(database_url)
+    except (ArgumentError, ValueError):
+        cure = "Write postgresql://user:password@host:5432/name, with signs like @ / : in the password as %40 %2F %3A."
+        return Database("HIPNODE_DATABASE_URL", trouble="is no URL of a database", cure=cure)
     if url.get_backend_name() == "sqlite" and url.database:
         try:
             if not Path(url.database).exists():

@@ -246,7 +246,13 @@ def _no_folder(folder: Path) -> Record:
 
 def _redis(site: "Site", url: str) -> list[Record]:
     where, correct = place_of(url), "correct HIPNODE_BROKER_URL"
-    client = redis.Redis.from_url(url, socket_connect_timeout=ANSWER_S, socket_timeout=ANSWER_S)
+    try:
+        client = redis.Redis.from_url(url, socket_connect_timeout=ANSWER_S, socket_timeout=ANSWER_S)
+    except ValueError:
+        says = "HIPNODE_BROKER_URL is no URL of a Redis."
+        return [
+            fail("broker", says, "Write redis://:PASSWORD@host:6379/0, with signs like @ / : as %40 %2F %3A.")
+        ]
     try:
         client.ping()
         seconds, micros = client.time()
