@@ -10,9 +10,13 @@ name in all rooms: `study` (the hashed Study Instance UID, from reception to del
 import hashlib
 import logging
 import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 import structlog
 
@@ -53,7 +57,7 @@ def configure(json_lines: bool, level: int = logging.INFO) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                _without_text,
                 renderer,
             ],
         )
@@ -83,3 +87,54 @@ def configure(json_lines: bool, level: int = logging.INFO) -> None:
     # pydicom sets the level of its logger itself when it is imported.
     handler.addFilter(lambda record: record.name.split(".")[0] != "pydicom")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|pynetdicom|highdicom)(\.|$)")
+    # What Python itself would print goes through the log, too, and without texts that may quote values.
+    warnings.showwarning = _warned
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _thread_died
+
+
+def where(error: BaseException) -> str:
+    """Where an error was raised, as "ValueError at file.py:12 < file.py:80", its causes included.
+
+    The text of an error may quote a data set, so logs get this instead.
+    """
+    steps: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(steps) < 4:
+        frames = traceback.extract_tb(cause.__traceback__)[-4:]
+        places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+        steps.append(f"{type(cause).__name__} at {places}")
+        cause = cause.__cause__
+    return "; because of ".join(steps)
+
+
+def _without_text(
+    _logger: object, _method: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """In place of a traceback, whose text may quote a data set: where the error was raised."""
+    found = line.pop("exc_info", None)
+    if found is True:
+        found = sys.exc_info()
+    error = found[1] if isinstance(found, tuple) else found
+    if isinstance(error, BaseException):
+        line.setdefault("where", where(error))
+    return line
+
+
+def _warned(  # the names are those of warnings.showwarning
+    message: Warning | str,  # noqa: ARG001
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    place = f"{Path(filename).name}:{lineno}"
+    structlog.get_logger(__name__).warning("python.warned", error=category.__name__, where=place)
+
+
+def _thread_died(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is None or isinstance(arguments.exc_value, SystemExit):
+        return
+    name = arguments.thread.name if arguments.thread is not None else ""
+    structlog.get_logger(__name__).error("thread.died", part=name, where=where(arguments.exc_value))

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -385,6 +386,19 @@ def page(node: Node) -> str:
         return str(answer.read().decode())
 
 
+def answers(node: Node) -> None:
+    """Wait for SCP and pages; the SCP listens first."""
+
+    def alive() -> bool:
+        try:
+            return get(node.http_port, "/healthz")[0] == 200
+        except urllib.error.URLError:
+            return False
+
+    node.listens()
+    wait_for(alive, "the health page answers", 60)
+
+
 def page_when(node: Node, ended: float) -> str:
     """The page, as soon as so many analyses have ended by it and its peers are counted (it is kept a moment)."""
     last = ""
@@ -447,6 +461,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         "HIPNODE_LOG_JSON": "true",
     }
     with pacs() as archive, running_node(folder / "node", archive.port, parts, **settings) as node:
+        answers(node)
         told.pages.append(page(node))
         send_while_scraped(node, told)
         ends = ("completed", "failed", "not_applicable")
@@ -459,7 +474,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         told.pages.append(page_when(node, ended=4))
         node.kill("serve")
         node.start("serve")
-        node.listens()
+        answers(node)
         told.pages.append(page_when(node, ended=4))
         wait_for(lambda: get(node.http_port, "/readyz")[1]["status"] == "ready", "the node is ready", 60)
         told.ready.append(get(node.http_port, "/readyz"))

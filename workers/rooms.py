@@ -1,16 +1,15 @@
 """What both kinds of worker need to do their jobs: doors to other rooms, and the site's numbers."""
 
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode.children import Children
 from hipnode.destinations import DestinationsFile
+from hipnode.logs import where as where
 from hipnode.results import Installation
 from hipnode.settings import Settings
 from hipnode.spool import Spool
@@ -59,18 +58,3 @@ class Rooms:
     policy: Policy = field(default_factory=Policy)
     clock: Callable[[], datetime] = utc_now
     stopping: threading.Event = field(default_factory=threading.Event)
-
-
-def where(error: BaseException) -> str:
-    """Where an error was raised, as "ValueError at file.py:12 < file.py:80", its causes included.
-
-    The text of an error may quote a data set, so logs get this instead.
-    """
-    steps: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None and len(steps) < 4:
-        frames = traceback.extract_tb(cause.__traceback__)[-4:]
-        places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
-        steps.append(f"{type(cause).__name__} at {places}")
-        cause = cause.__cause__
-    return "; because of ".join(steps)
