@@ -135,6 +135,15 @@ def test_an_unprepared_database_says_db_upgrade(site, monkeypatch, capsys):
     assert "hipnode db upgrade" in error
 
 
+@pytest.mark.parametrize("command", [("peers",), ("studies", "watch")])
+def test_a_database_of_the_last_version_says_db_upgrade(ledger_site, monkeypatch, capsys, command):
+    migrations.downgrade(f"sqlite:///{ledger_site / 'data' / 'hipnode.db'}", "0001")
+    code, error = ended(monkeypatch, capsys, *command)
+    assert code == 1
+    assert "is at revision 0001, this version of hipnode needs" in error
+    assert "Run `hipnode db upgrade`." in error
+
+
 @pytest.mark.parametrize("command", [("up",), ("serve",), ("worker", "deliver"), ("db", "upgrade")])
 def test_a_data_folder_that_cannot_be_made_is_named(site, monkeypatch, capsys, command):
     (site / "file").touch()

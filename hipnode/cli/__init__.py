@@ -92,6 +92,26 @@ def _stop(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+_DATABASE_ADVICE = (
+    "Check HIPNODE_DATABASE_URL (where it is empty: hipnode.db in HIPNODE_DATA); "
+    "`hipnode db upgrade` prepares a new database."
+)
+
+
+def _of_another_version() -> str:
+    """What to say of a database that answers, but at another revision than this version needs; else ""."""
+    from hipnode import migrations  # only trouble waits for it
+    from hipnode.settings import load_settings
+
+    try:
+        migrations.require_head(load_settings().database)
+    except SettingsError as error:
+        return str(error)
+    except Exception:  # noqa: BLE001  it does not answer this either
+        return ""
+    return ""
+
+
 def main() -> None:
     """Run the command line; whatever goes wrong ends as a sentence and an exit code."""
     # What a short command prints is its answer; the parts of a node say more, when they start.
@@ -103,11 +123,7 @@ def main() -> None:
     except (SettingsError, DeviceMissing, PackageUnknown) as error:
         _stop(str(error), 2)
     except LedgerDown as error:
-        _stop(
-            f"{error} Check HIPNODE_DATABASE_URL (where it is empty: hipnode.db in HIPNODE_DATA); "
-            "`hipnode db upgrade` prepares a new database.",
-            1,
-        )
+        _stop(_of_another_version() or f"{error} {_DATABASE_ADVICE}", 1)
     except HipnodeError as error:
         _stop(str(error), 1)
     except OSError as error:
