@@ -88,6 +88,12 @@ def ended(made: Node, analysis_id: int) -> Callable[[], bool]:
     return lambda: made.analysis(analysis_id).status is AnalysisStatus.COMPLETED
 
 
+def heard(made: Node) -> set[str]:
+    """The kinds of workers that have answered a bell."""
+    with ledger.reading(made.rooms.sessions) as session:
+        return {row.kind for row in ledger.workers(session) if row.bell_at is not None}
+
+
 def test_a_study_goes_through_two_processes_and_they_end_in_good_order(one: Node, archive: Pacs) -> None:
     before = put(one)  # no bell is rung for this one: workers look by themselves
     with worker(one, "analyse") as analyse, worker(one, "deliver") as deliver:
@@ -97,6 +103,7 @@ def test_a_study_goes_through_two_processes_and_they_end_in_good_order(one: Node
         assert queue.ring_analyse()
         wait_for(ended(one, after), "the study that was rung for is delivered", 30)
         took = time.monotonic() - rung
+        wait_for(lambda: heard(one) == {"analyse", "deliver"}, "both have written down their bells", 30)
         with ledger.reading(one.rooms.sessions) as session:
             workers = {row.kind: row for row in ledger.workers(session)}
         assert workers["analyse"].packages == {one.package.id: one.package.sha256}
