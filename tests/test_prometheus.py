@@ -1,8 +1,12 @@
 """The alert rules: promtool accepts them, each fires when it should and not before, and names what exists."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.core import TyperGroup
 
 from hipnode.cli import app
-from hipnode.web import Answer, Metrics, Watched
+from hipnode.web import Answer, Metrics, Watched, start_web
 from tests.node import ROOT
-from tests.peers import need
+from tests.peers import free_port, need, stop, wait_for
 from tests.scp_node import running_scp
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -193,6 +197,61 @@ def test_an_alert_that_never_fires_is_found_out(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "hipnode.rules.yaml")], "tests": [wrong]}))
     with pytest.raises(AssertionError, match="FAILED"):
         promtool("test", "rules", file)
+
+
+def ask(port: int, path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return json.loads(answer.read())["data"]
+
+
+def answers(port: int) -> bool:
+    try:
+        ask(port, "/api/v1/status/buildinfo")
+    except urllib.error.URLError:
+        return False
+    return True
+
+
+def test_prometheus_scrapes_a_node_and_evaluates_every_rule(tmp_path: Path) -> None:
+    program, port = need("prometheus"), free_port()
+    with running_scp(tmp_path) as node:
+        web = start_web("127.0.0.1", 0, Watched(node.sessions, node.spool, node.scp))
+        shutil.copy(FOLDER / "hipnode.rules.yaml", tmp_path)
+        text = (FOLDER / "prometheus.yaml").read_text()
+        changed = text.replace("127.0.0.1:8080", f"127.0.0.1:{web.port}").replace(": 15s", ": 1s")
+        # the comment names the port too
+        assert changed.count(f"127.0.0.1:{web.port}") == 2
+        (tmp_path / "prometheus.yaml").write_text(changed)
+        with (tmp_path / "prometheus.log").open("wb") as log:
+            process = subprocess.Popen(
+                [program, "--config.file=prometheus.yaml", f"--web.listen-address=127.0.0.1:{port}",
+                 f"--storage.tsdb.path={tmp_path / 'series'}"],
+                cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            wait_for(lambda: answers(port), "prometheus answers", 60)
+            up = "/api/v1/query?query=up{job='hipnode'}"
+            wait_for(
+                lambda: [r["value"][1] for r in ask(port, up)["result"]] == ["1"], "the node is scraped", 60
+            )
+
+            def rules() -> list[dict[str, Any]]:
+                return [rule for group in ask(port, "/api/v1/rules")["groups"] for rule in group["rules"]]
+
+            wait_for(
+                lambda: all(rule["health"] != "unknown" for rule in rules()), "the rules are evaluated", 60
+            )
+            assert {rule["name"]: rule["health"] for rule in rules()} == {
+                rule["alert"]: "ok" for rule in RULES
+            }
+            wait_for(lambda: "HipnodeWorkerMissing" in pending(rules()), "the missing workers are seen", 60)
+        finally:
+            stop(process)
+            web.stop()
+
+
+def pending(rules: list[dict[str, Any]]) -> set[str]:
+    return {rule["name"] for rule in rules if rule["state"] in ("pending", "firing")}
 
 
 # --- What the rules speak of ---------------------------------------------------------------------
