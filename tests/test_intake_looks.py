@@ -166,3 +166,23 @@ def test_a_study_of_twenty_files_that_hang_real_children_comes_to_its_end_beside
         finally:
             intake.stop()
     assert node.show(2).summary.reason_code is ReasonCode.DECODE_LIMIT
+
+
+def test_a_node_that_stops_does_not_wait_for_files_that_hang(node: Node) -> None:
+    for instance in range(3):
+        node.store(seed=1, instance=instance + 1)
+    node.later(61)
+    with HangingChildren(1, 600.0, 2 << 30, 10**8) as children:
+        children.hang_on = frozenset(node.spool.path(path) for path in node.spool.files("instances"))
+        intake = node.another(children=children, pace=Pace(tick_s=0.05))
+        before = set(threading.enumerate())
+        intake.start()
+        wait_for(lambda: looking() - before, "the look is under way")
+        intake.stop()
+        assert looking() - before, "it is still under way"
+    wait_for(lambda: not looking() - before, "the look has ended with the children")
+    assert status(node, 1) is A.RECEIVING
+
+
+def looking() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("headers")}
