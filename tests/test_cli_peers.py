@@ -66,6 +66,17 @@ def test_each_refusal_is_told_with_its_cure(knocked):
     assert "PACS at" not in text
 
 
+def test_a_crowd_of_strangers_does_not_fill_the_screen_with_words(knocked):
+    with ledger.transaction(knocked) as session:
+        crowd = [
+            ledger.PeerSeen("X", f"10.6.6.{n}", refusals=1, last_refusal="NOT_ALLOWED") for n in range(20)
+        ]
+        ledger.record_peers(session, crowd, datetime.now(UTC))
+    text = run("peers").output
+    assert text.count("it is not in HIPNODE_ALLOWED_PEERS") == 10
+    assert "13 more were refused; --json explains all of them." in text
+
+
 def test_they_can_be_cut_by_time_and_by_refusal(knocked):
     assert titles() == ["PACS", "STRANGER", "TYPO", "CT"]
     assert titles("--since", "1h") == ["PACS"]

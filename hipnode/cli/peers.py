@@ -1,10 +1,12 @@
 """`hipnode peers`: who connected, what they sent, what was refused and why."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from hipnode import ledger
@@ -13,6 +15,8 @@ from hipnode.cli.screen import as_json, plain, screen
 from hipnode.cli.times import instant, span
 from hipnode.scp import entry_for, explain_refusal
 from hipnode.settings import Settings, load_settings
+
+_EXPLAINED = 10  #: so many refusals are put into words, the latest ones
 
 
 def peers(
@@ -55,11 +59,16 @@ def peers(
         )  # fmt: skip
     console = screen()
     console.print(table)
-    for row in rows:
+    _print_refusals(console, [row for row in rows if row.last_refusal], settings)
+
+
+def _print_refusals(console: Console, rows: Sequence[ledger.PeerRow], settings: Settings) -> None:
+    for row in rows[:_EXPLAINED]:
         says, cure = _explained(row, settings)
-        if says:
-            who = f"{row.calling_ae_title or 'a peer without AE title'} at {row.address}"
-            console.print(f"{plain(who)}: {plain(says)}. {plain(cure)}", soft_wrap=True)
+        who = f"{row.calling_ae_title or 'a peer without AE title'} at {row.address}"
+        console.print(f"{plain(who)}: {plain(says)}. {plain(cure)}", soft_wrap=True)
+    if len(rows) > _EXPLAINED:
+        console.print(f"{len(rows) - _EXPLAINED} more were refused; --json explains all of them.")
 
 
 def _count(number: int) -> str:
