@@ -17,6 +17,7 @@ if [ ! -e secrets ]; then
     broker=$(password)
     # Compose hands a file on with its owner and mode, and several users read these in their containers.
     # So the files are readable, and the folder keeps the other users of this machine out.
+    rm -rf secrets.new
     mkdir -m 0700 secrets.new
     echo "$ledger" >secrets.new/postgres_password
     echo "postgresql://hipnode:$ledger@postgres/hipnode" >secrets.new/hipnode_database_url
@@ -32,8 +33,8 @@ mkdir -p site/packages
 # The settings of this site. hipnode.env.example has every one with its default; compose.yaml itself sets the
 # data folder, addresses, ports and where this folder lies inside (/etc/hipnode), secrets/ holds the URLs.
 
-# Who may send images: AE title and address of your PACS. As shipped, nobody outside the container may.
-# HIPNODE_ALLOWED_PEERS=PACS@10.1.2.3/32
+# Who may send images: AE title and address of your PACS, for example PACS@10.1.2.3/32. Empty: nobody.
+HIPNODE_ALLOWED_PEERS=
 END
 [ -e site/destinations.toml ] || cat >site/destinations.toml <<'END'
 # Where results go. Without a destination they are built and kept.
