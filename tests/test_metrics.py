@@ -1,19 +1,23 @@
 """/metrics: what it counts and names, and what never stands in it."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import __version__, ledger
 from hipnode.errors import LedgerDown
 from hipnode.ledger import PeerSeen, figures
+from hipnode.spool import Spool
 from hipnode.web import Answer, Metrics, Watched, metrics
-from tests.ledger_steps import Journey
+from tests.ledger_steps import START, Journey, postgres_ledger, received
 from tests.scp_node import Bench, engine_of, open_ledger, running_scp
+
+__all__ = ["postgres_ledger"]
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -297,3 +301,26 @@ def test_a_page_is_kept_for_a_moment(watched: Watched, journey: Journey) -> None
     journey.receive("1.2")
     assert made.page({}) == before
     assert of(look(watched, made), "hipnode_received_instances_total", role="source") == 1
+
+
+@dataclass
+class Silent:
+    """An SCP without peers."""
+
+    listening: bool = True
+    associations: int = 0
+
+
+def test_what_is_committed_late_is_counted(postgres_ledger: sessionmaker[Session], tmp_path: Path) -> None:
+    """PostgreSQL gives ids before it commits: a lower one may come to light after a higher one."""
+    watched = Watched(postgres_ledger, Spool(tmp_path / "spool"), Silent())
+    before = of(look(watched), "hipnode_received_instances_total", role="source") or 0
+    made = Metrics(watched)
+    late = postgres_ledger()
+    ledger.record_instance(late, received("1.99.1", "1.99.1.1"), START)
+    with ledger.transaction(postgres_ledger) as session:
+        ledger.record_instance(session, received("1.99.2", "1.99.2.1"), START)
+    assert of(look(watched, made), "hipnode_received_instances_total", role="source") == before + 1
+    late.commit()
+    late.close()
+    assert of(look(watched, made), "hipnode_received_instances_total", role="source") == before + 2
