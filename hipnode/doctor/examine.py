@@ -19,7 +19,7 @@ from hipnode.doctor.sitefiles import (
     check_settings,
 )
 from hipnode.doctor.storage import check_disk, check_folders, check_leftovers
-from hipnode.doctor.work import check_arrivals, check_failures, check_queue
+from hipnode.doctor.work import check_arrivals, check_failures, check_outcomes, check_queue
 from hipnode.doctor.workers import check_bells, check_broker, check_workers
 
 DEADLINE_S = 13.0
@@ -42,6 +42,7 @@ CHECKS = (
     ("refused-peers", check_refusals),
     ("arrivals", check_arrivals),
     ("queue-age", check_queue),
+    ("outcomes", check_outcomes),
     ("failures", check_failures),
     ("data-folder", check_folders),
     ("disk-space", check_disk),

@@ -11,7 +11,7 @@ from hipnode import ledger
 from hipnode.doctor.records import Record, fail, ok, warn
 from hipnode.errors import HipnodeError
 from hipnode.ledger.figures import OpenWork, open_work
-from hipnode.ledger.health import failures, last_image_at
+from hipnode.ledger.health import arrived, ends
 from hipnode.status import AnalysisStatus, DeliveryStatus, ReasonCode
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 SLOW = timedelta(minutes=5)
 QUIET = timedelta(hours=24)
+WEEK = timedelta(days=7)
 
 _CURES: dict[str, str] = {
     ReasonCode.NO_PACKAGE: "Install the package the finding above names",
@@ -40,29 +41,72 @@ def check_queue(site: "Site") -> list[Record]:
     return [*_studies(site, work), *_results(site, work)]
 
 
+def check_outcomes(site: "Site") -> list[Record]:
+    """How the studies of the last week ended, and whether any of them came to a result."""
+    found = _ask(site, lambda session: ends(session, site.clock() - WEEK))
+    if not found:
+        return []
+    by_status: Counter[AnalysisStatus] = Counter()
+    for (status, _), count in found.items():
+        by_status[status] += count
+    ended = ", ".join(f"{count} {status.value}" for status, count in by_status.most_common())
+    says = f"How studies ended within 7 days: {ended}"
+    records = []
+    nowhere = found[AnalysisStatus.COMPLETED, ReasonCode.NO_DESTINATION]
+    if nowhere:
+        cure = f"Name the PACS in {site.settings.destinations}, then `hipnode replay STUDY --from deliver`."
+        told = f"Studies whose results went nowhere within 7 days, for no destination takes them: {nowhere}."
+        records.append(warn("outcomes", told, cure))
+    if by_status[AnalysisStatus.COMPLETED]:
+        return [*records, ok("outcomes", f"{says}.")]
+    left_out = Counter(
+        {code: n for (status, code), n in found.items() if status is AnalysisStatus.NOT_APPLICABLE}
+    )
+    if not left_out:
+        return records  # what failed is told by check_failures
+    reasons = ", ".join(f"{count} {code}" for code, count in left_out.most_common(3))
+    cure = (
+        "`hipnode studies list --status not_applicable` shows them, `hipnode explain FILE` the rule that decided; "
+        "where it is wrong, change selection.toml (docs/selection.md)."
+    )
+    return [*records, warn("outcomes", f"{says}: no film was one for hipnode ({reasons}).", cure)]
+
+
 def check_failures(site: "Site") -> list[Record]:
     """Studies that failed within a day, by reason."""
-    found = _ask(site, lambda session: failures(session, site.clock() - QUIET))
+    found = _ask(site, lambda session: ends(session, site.clock() - QUIET))
     if found is None:
         return []
-    if not found:
+    failed = Counter(
+        {code: count for (status, code), count in found.items() if status is AnalysisStatus.FAILED}
+    )
+    if not failed:
         return [ok("failures", "No study failed in the last 24 hours.")]
-    told = ", ".join(f"{count} {code or 'without reason'}" for code, count in Counter(found).most_common())
-    cures = (_CURES[code] for code, _ in Counter(found).most_common() if code in _CURES)
+    told = ", ".join(f"{count} {code or 'without reason'}" for code, count in failed.most_common())
+    cures = (_CURES[code] for code, _ in failed.most_common() if code in _CURES)
     first = next(cures, "`hipnode studies list --status failed` shows them")
     cure = f"{first}; then `hipnode replay --failed --since 24h`."
-    return [
-        warn("failures", f"Studies that failed in the last 24 hours: {sum(found.values())} ({told}).", cure)
-    ]
+    return [warn("failures", f"Studies that failed in the last 24 hours: {failed.total()} ({told}).", cure)]
 
 
 def check_arrivals(site: "Site") -> list[Record]:
-    """When the last image came in."""
-    if site.sessions is None:
+    """When the last radiograph came in, and whether anything else does."""
+    found = _ask(site, lambda session: arrived(session, site.clock() - WEEK))
+    if found is None:
         return []
-    last = _ask(site, last_image_at)
+    last, roles = found
     title, port = site.settings.ae_title, site.settings.port
     route = f"In the PACS, route hip and pelvis radiographs to {title}, this machine's address, port {port}"
+    others = sum(count for role, count in roles.items() if role != "source")
+    if not roles["source"] and others:
+        says = f"Objects arrive ({others} within 7 days), and none of them is a radiograph."
+        return [
+            warn(
+                "arrivals",
+                says,
+                "Let the route send CR and DX images, not only reports and other modalities.",
+            )
+        ]
     if last is None:
         return [warn("arrivals", "No image has ever arrived.", f"{route}; refused peers are named above.")]
     passed = site.clock() - last

@@ -38,10 +38,10 @@ BELL_WITHIN_S = 5.0
 """An idle worker answers within a second on Redis, and within two on files."""
 
 _START = {
-    "analyse": "Start one: `hipnode worker analyse --device cpu` (or cuda:0); with systemd "
-    "`systemctl restart 'hipnode-analyse@*'`, and look at its log (`journalctl -u 'hipnode*'`).",
-    "deliver": "Start one: `hipnode worker deliver`; with systemd `systemctl restart hipnode-deliver`, and "
-    "look at its log (`journalctl -u 'hipnode*'`).",
+    "analyse": "Start one: `hipnode worker analyse --device cpu` (or cuda:0). systemd: `systemctl restart "
+    "'hipnode-analyse@*'`; compose: `docker compose up -d analyse`. Its log says why one does not stay.",
+    "deliver": "Start one: `hipnode worker deliver`. systemd: `systemctl restart hipnode-deliver`; compose: "
+    "`docker compose up -d deliver`. Its log says why one does not stay.",
 }
 _QUEUES = {"analyse": queue.ANALYSE, "deliver": queue.DELIVER}
 _WITHOUT = {"analyse": "studies wait and then fail", "deliver": "results and failure notices stay here"}
@@ -114,8 +114,8 @@ def check_bells(site: "Site") -> list[Record]:
 
 
 _RESTART = {
-    kind: f"Start the {kind} worker again (systemd: `systemctl restart 'hipnode-{kind}*'`), and give it the "
-    "same HIPNODE_BROKER_URL and HIPNODE_DATA as the node."
+    kind: f"Start the {kind} worker again (systemd: `systemctl restart 'hipnode-{kind}*'`; compose: `docker compose "
+    f"restart {kind}`), and give it the same HIPNODE_BROKER_URL and HIPNODE_DATA as the node."
     for kind in _QUEUES
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from hipnode.status import AnalysisStatus, DeliveryStatus, ReasonCode
+from hipnode.status import TERMINAL, AnalysisStatus, DeliveryStatus, ReasonCode
 from hipnode.tables import Analysis, Delivery, Event, Instance, Result, Role, Worker
 
 RESULTS_LOOKED_AT = 200
@@ -55,19 +55,23 @@ def growth(session: Session, since: datetime) -> Growth:
     return Growth(first, count, int(size or 0), results, tuple(session.scalars(newest)))
 
 
-def failures(session: Session, since: datetime) -> Counter[str]:
-    """Analyses that FAILED since then, by reason code."""
+def ends(session: Session, since: datetime) -> Counter[tuple[AnalysisStatus, str]]:
+    """Analyses that ended since then, by status and reason code ("" for none)."""
     rows = session.execute(
-        select(Analysis.reason_code, func.count())
-        .where(Analysis.status == AnalysisStatus.FAILED, Analysis.ended_at >= since)
-        .group_by(Analysis.reason_code)
+        select(Analysis.status, Analysis.reason_code, func.count())
+        .where(Analysis.status.in_(sorted(TERMINAL)), Analysis.ended_at >= since)
+        .group_by(Analysis.status, Analysis.reason_code)
     )
-    return Counter({code.value if code else "": count for code, count in rows})
+    return Counter({(status, code.value if code else ""): count for status, code, count in rows})
 
 
-def last_image_at(session: Session) -> datetime | None:
-    """When the last radiograph came in."""
-    return session.scalar(select(func.max(Instance.received_at)).where(Instance.role == Role.SOURCE))
+def arrived(session: Session, since: datetime) -> tuple[datetime | None, Counter[str]]:
+    """When the last radiograph came in, ever; and how many objects came in since then, by role."""
+    last = session.scalar(select(func.max(Instance.received_at)).where(Instance.role == Role.SOURCE))
+    rows = session.execute(
+        select(Instance.role, func.count()).where(Instance.received_at >= since).group_by(Instance.role)
+    )
+    return last, Counter({role.value: count for role, count in rows})
 
 
 def latest_instant(session: Session) -> datetime | None:
