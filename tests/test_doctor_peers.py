@@ -163,3 +163,13 @@ def test_refused_peers_are_named_until_they_get_in(tmp_path: Path) -> None:
         seen(one, PeerSeen("CR_ROOM", "10.1.2.7", "HIPNODE", associations=1))
     with site(tmp_path, host=EVERYWHERE, allowed_peers="PACS@10.1.2.3/32", clock=lambda: later) as one:
         assert not [r for r in check_refusals(one) if "CR_ROOM" in r.says]
+
+
+def test_a_title_made_to_be_copied_into_a_shell_is_left_out(tmp_path: Path) -> None:
+    with site(tmp_path, host=EVERYWHERE, allowed_peers="PACS@10.1.2.3/32") as one:
+        seen(one, PeerSeen("';reboot;'", "10.6.6.6", "HIPNODE", refusals=1, last_refusal="NOT_ALLOWED"))
+        seen(one, PeerSeen("CR", "10.6.6.7", "$(reboot)", refusals=1, last_refusal="CALLED_AE_TITLE"))
+        cures = [record.cure for record in check_refusals(one)]
+    assert len(cures) == 2
+    assert "add *@10.6.6.6/32" in "".join(cures)
+    assert "reboot" not in "".join(cures)

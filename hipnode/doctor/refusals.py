@@ -1,5 +1,6 @@
 """Who knocked and was refused lately, and what to change so that it is let in."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -44,10 +45,8 @@ def check_refusals(site: "Site") -> list[Record]:
 
 def _record(site: "Site", peer: PeerRow, others: list[PeerRow]) -> list[Record]:
     assert peer.last_refused_at is not None  # noqa: S101  # the caller has looked
-    code, who = (
-        peer.last_refusal or "",
-        f"{peer.calling_ae_title or 'A peer without AE title'} at {peer.address}",
-    )
+    code = peer.last_refusal or ""
+    who = f"{peer.calling_ae_title or 'A peer without AE title'} at {peer.address}"
     ago = since_words(peer.last_refused_at, site.clock())
     when = f"last {ago} ago, refusals so far: {max(peer.refusals, peer.stores_refused, 1)}"
     if code == "NOT_ALLOWED":
@@ -66,10 +65,10 @@ def _record(site: "Site", peer: PeerRow, others: list[PeerRow]) -> list[Record]:
         title = site.settings.ae_title
         called = peer.called_ae_title or "nothing"
         says = f"{who} was refused ({when}): it called {called}, and our AE title is {title}."
-        cure = (
-            f"Correct the called AE title in {peer.calling_ae_title or 'the peer'} to {title}, case counts; "
-        )
-        cure += f"or set HIPNODE_AE_TITLE={called} and start the node again."
+        cure = f"Correct the called AE title in {peer.calling_ae_title or 'the peer'} to {title}, case counts"
+        if re.fullmatch(r"[\w .+-]{1,16}", called) and peer.called_ae_title:  # it may be copied into a shell
+            cure += f"; or set HIPNODE_AE_TITLE={called} and start the node again"
+        cure += "."
         return [_severe(site, peer, others)("refused-peers", says, cure)]
     meaning, cure = explain_refusal(peer, site.settings.ae_title, site.settings.allowed_peers)
     state = note if code in _HARMLESS else warn

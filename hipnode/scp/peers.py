@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hipnode.errors import SettingsError
 
 _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # PS3.5 section 6.2: no backslash, no controls
+_UNFIT = frozenset(",?*\"'`$;&|<>(){}[]!~")
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -40,13 +41,14 @@ class AllowedPeers:
 def entry_for(ae_title: str, address: str) -> str:
     """The entry of HIPNODE_ALLOWED_PEERS that lets this peer in, and no other; "" where there is none.
 
-    A title that cannot stand in the list (none was named, or it holds a comma) becomes `*`.
+    A title that cannot stand in the list (none was named, or it holds a comma) becomes `*`, and so does one
+    with signs a shell takes for its own: the peer chose it, and somebody will copy the entry.
     """
     ip = _address(address)
     if ip is None:
         return ""
     title = ae_title.strip()
-    fit = _AE_TITLE.fullmatch(title) and "," not in title and "?" not in title
+    fit = _AE_TITLE.fullmatch(title) and not set(title) & _UNFIT
     return f"{title if fit else '*'}@{ip}/{ip.max_prefixlen}"
 
 
