@@ -311,5 +311,5 @@ class Peer(Base):
     refusals: Mapped[int] = mapped_column(BigInteger)  #: associations rejected, connections dropped
     instances: Mapped[int] = mapped_column(BigInteger)  #: C-STORE answered 0x0000
     stores_refused: Mapped[int] = mapped_column(BigInteger)  #: C-STORE answered with a failure
-    last_refusal: Mapped[str | None] = mapped_column(String(32))  #: NOT_ALLOWED, BUSY, A700, ...
+    last_refusal: Mapped[str | None] = mapped_column(String(32))  #: NOT_ALLOWED, TOO_MANY, A700, ...
     last_refused_at: Mapped[datetime | None]

@@ -23,7 +23,7 @@ _KEY = (Peer.calling_ae_title, Peer.address, Peer.called_ae_title)
 class PeerSeen:
     """What one peer did since it was last recorded. Texts from the wire are cleaned when recorded.
 
-    last_refusal: a short code, such as CALLED_AE_TITLE, NOT_ALLOWED, TOO_MANY, BUSY, or the DIMSE status
+    last_refusal: a short code, such as CALLED_AE_TITLE, NOT_ALLOWED, TOO_MANY, or the DIMSE status
         of a refused C-STORE in hex, such as A700. The last one, whichever it was.
     seen_at, refused_at: when, where that is not the moment of recording.
     """
