@@ -1,8 +1,11 @@
 """hipnode doctor on broken settings and taken ports, and as a whole: each fault is named, with its cure."""
 
+import errno
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +26,8 @@ from hipnode.doctor.sitefiles import (
     check_settings,
 )
 from tests.doctor_site import EVERYWHERE, failed, records_of, site, the
-from tests.peers import free_port
+from tests.node import ROOT
+from tests.peers import free_port, need
 
 # --- Settings and site files -----------------------------------------------------------------------
 
@@ -117,6 +121,27 @@ def test_a_port_another_program_holds_is_named_with_that_program(tmp_path: Path)
         assert "no address of this machine" in the(check_ports(one), "port-scp").says
     with site(tmp_path, prepared=False, port=0) as one:
         assert the(check_ports(one), "port-scp").state == "note"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may listen below 1024")
+def test_a_low_port_the_service_holds_is_seen_by_a_user_who_may_not_have_it() -> None:
+    ask = "from hipnode.doctor.nodes import look_at_port as look; import sys; print(look('127.0.0.1', int(sys.argv[1])))"
+    drop = "-net_bind_service"
+    less = [need("setpriv"), f"--inh-caps={drop}", f"--bounding-set={drop}", sys.executable, "-c", ask]
+    with socket.socket() as taken:
+        port = next(port for port in range(1023, 512, -1) if _bound(taken, port))
+        taken.listen()
+        held = subprocess.run([*less, str(port)], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"error={errno.EADDRINUSE}" in held
+    assert f"pid={os.getpid()}" in held
+
+
+def _bound(listener: socket.socket, port: int) -> bool:
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 # --- The whole -------------------------------------------------------------------------------------

@@ -92,11 +92,12 @@ def _free(check: str, port: Port, port_setting: str, host_setting: str) -> Recor
     if port.error == 0:
         return ok(check, f"Port {port.port} on {port.host} is free.")
     if port.error == errno.EACCES:
+        says = f"Port {port.port} is free, and below 1024: this user may not listen on it, perhaps the service may."
         cure = (
-            f"Set {port_setting} above 1023, or give the service the right to low ports (systemd: "
-            "AmbientCapabilities=CAP_NET_BIND_SERVICE)."
+            f"Give the service that right (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE), or set {port_setting} "
+            "above 1023."
         )
-        return fail(check, f"Port {port.port} is reserved: this user may not listen on it.", cure)
+        return warn(check, says, cure)
     if port.error == errno.EADDRNOTAVAIL:
         says = f"{port.host} is no address of this machine, so nothing can listen on it."
         return fail(check, says, f"Set {host_setting} to an address of this machine, or to 0.0.0.0 for all.")

@@ -125,6 +125,8 @@ def look_at_port(host: str, port: int) -> Port:
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None)
         code = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) or not number else number
+        if code == errno.EACCES and _listening_inodes(port):
+            code = errno.EADDRINUSE  # a low port: the right to it is asked first, and the service has it
         holders = tuple(holders_of(port)) if code == errno.EADDRINUSE else ()
         return Port(host, port, code, holders)
     return Port(host, port, 0)
