@@ -142,13 +142,13 @@ def unit_test(changes: dict[str, str | None], firing: dict[int, list[str]]) -> d
     }
 
 
-def run_unit_tests(folder: Path, *tests: dict[str, Any]) -> None:
+def run_unit_tests(folder: Path, *tests: dict[str, Any], every: str = "1m") -> None:
     file = folder / "alerts.test.yaml"
     file.write_text(
         yaml.safe_dump(
             {
                 "rule_files": [str(FOLDER / "hipnode.rules.yaml")],
-                "evaluation_interval": "1m",
+                "evaluation_interval": every,
                 "tests": list(tests),
             }
         )
@@ -162,7 +162,7 @@ def test_promtool_accepts_rules_and_configuration() -> None:
 
 
 def test_a_node_that_works_raises_no_alert(tmp_path: Path) -> None:
-    run_unit_tests(tmp_path, unit_test({}, {minute: [] for minute in range(30, 2 * DAY, 90)}))
+    run_unit_tests(tmp_path, unit_test({}, {minute: [] for minute in range(30, 2 * DAY, 90)}), every="5m")
 
 
 def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_no_study_is_missed_at_night_and_at_the_weekend(tmp_path: Path) -> None:
         2 * DAY + 13 * HOUR: False,
     }
     fires = {minute: ["HipnodeNoStudies"] if there else [] for minute, there in at.items()}
-    run_unit_tests(tmp_path, unit_test(dict(silence), fires))
+    run_unit_tests(tmp_path, unit_test(dict(silence), fires), every="5m")
 
 
 def test_an_alert_that_never_fires_is_found_out(tmp_path: Path) -> None:
