@@ -125,7 +125,7 @@ def test_a_port_another_program_holds_is_named_with_that_program(tmp_path: Path)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may listen below 1024")
 def test_a_low_port_the_service_holds_is_seen_by_a_user_who_may_not_have_it() -> None:
-    ask = "from hipnode.doctor.nodes import look_at_port as look; import sys; print(look('127.0.0.1', int(sys.argv[1])))"
+    ask = "from hipnode.doctor.nodes import look_at_port as at; import sys; print(at('127.0.0.1', int(sys.argv[1])))"
     drop = "-net_bind_service"
     less = [need("setpriv"), f"--inh-caps={drop}", f"--bounding-set={drop}", sys.executable, "-c", ask]
     with socket.socket() as taken:
