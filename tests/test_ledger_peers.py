@@ -51,7 +51,8 @@ def test_another_title_address_or_called_title_is_another_peer(make: sessionmake
 def test_the_moment_may_lie_before_the_recording(make: sessionmaker[Session]) -> None:
     early, later = START - timedelta(minutes=2), START - timedelta(minutes=1)
     record(
-        make, ledger.PeerSeen("A", "::1", refusals=1, last_refusal="TOO_MANY", seen_at=later, refused_at=early)
+        make,
+        ledger.PeerSeen("A", "::1", refusals=1, last_refusal="TOO_MANY", seen_at=later, refused_at=early),
     )
     (row,) = peers(make)
     assert (row.first_seen_at, row.last_seen_at, row.last_refused_at) == (later, later, early)
