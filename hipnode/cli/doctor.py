@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from dotenv import dotenv_values
+from rich.console import Console
 
 from hipnode import logs
 from hipnode.destinations import Destination
@@ -63,9 +64,10 @@ def doctor(
         destination = _named(site, write_back) if write_back else None
         if support_bundle and not _is_free(support_bundle):
             raise typer.BadParameter(f"{support_bundle} is no empty folder; name a new one.")
-        records = examine(site)
-        if destination is not None:
-            records += guarded("write-back", lambda: send_test_object(site, destination))
+        with Console(stderr=True).status("Examining ..."):
+            records = examine(site)
+            if destination is not None:
+                records += guarded("write-back", lambda: send_test_object(site, destination))
         written = write_bundle(site, records, support_bundle) if support_bundle else []
     finally:
         site.close()
