@@ -69,7 +69,7 @@ if [ "${1:-}" = clean ]; then
 fi
 mkdir -p "$state"
 run_buildah inspect --type image localhost/hipnode-base >/dev/null 2>&1 || make_base
-for target in node worker-cpu; do
+for target in ${TARGETS:-node worker-cpu}; do
     build "$target"
     unpack "$target"
 done

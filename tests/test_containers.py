@@ -60,7 +60,7 @@ def test_a_service_cannot_eat_the_machine(name):
     assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
     assert service["pids_limit"] > 0
     assert set(service["logging"]["options"]) == {"max-size", "max-file"}
-    assert all("size=" in each or each.startswith("/var/run/postgresql") for each in service["tmpfs"])
+    assert all(re.fullmatch(r"/[\w/]+:size=\d+m,mode=1777", each) for each in service["tmpfs"])
 
 
 @every_service

@@ -185,6 +185,11 @@ def test_a_film_that_orthanc_gets_is_read_and_the_result_comes_back(site, orthan
     assert owners == {(10001, 10001)}
 
 
+def test_the_doctor_has_nothing_to_cure_in_a_container(site):
+    examined = json.loads(site["node"].run("hipnode", "doctor", "--json").stdout)["records"]
+    assert [each for each in examined if each["state"] == "fail"] == []
+
+
 def test_each_part_ends_in_good_order_when_it_is_told_to(site):
     for name, part in site.items():
         part.end()
