@@ -22,7 +22,7 @@ from tests.pipeline import destinations_toml
 
 NOBODY = 65534
 EVERYWHERE = "0.0.0.0"  # noqa: S104
-QUICK = Timeouts(connect_s=1, acse_s=1, dimse_s=1, network_s=1)
+QUICK = Timeouts(connect_s=3, acse_s=3, dimse_s=3, network_s=3)
 
 
 def settings(folder: Path, *destinations: Destination, **changes: Any) -> Settings:

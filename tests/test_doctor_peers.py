@@ -12,6 +12,7 @@ from hipnode.doctor import write_back
 from hipnode.doctor.destinations import check_destinations
 from hipnode.doctor.refusals import check_refusals
 from hipnode.ledger import PeerSeen
+from hipnode.scu import Timeouts
 from tests.doctor_site import EVERYWHERE, command, records_of, seen, site, the
 from tests.pacs import SecondaryCaptureImageStorage, pacs
 from tests.peers import Orthanc, free_port
@@ -72,6 +73,7 @@ def test_orthanc_is_asked_by_a_wrong_name_and_stores_the_test_object(tmp_path: P
         right = Destination("PACS", server.ae_title, "127.0.0.1", server.dicom_port)
         wrong = Destination("WRONG", "ORTHANK", "127.0.0.1", server.dicom_port)
         with site(tmp_path, right, wrong) as one:
+            one.timeouts = Timeouts(connect_s=8, acse_s=8, dimse_s=8, network_s=8)  # a busy machine's Orthanc
             answers, misnamed = [r for r in check_destinations(one) if r.check == "destination-echo"]
             assert (answers.state, misnamed.state) == ("ok", "fail")
             assert "not called ORTHANK" in misnamed.says
