@@ -16,6 +16,7 @@ from hipnode.cli import app
 from hipnode.cli.install import PROGRAM, UNSEEN, deploy_folder, hidden_from_units, site_files
 from hipnode.destinations import load_destinations
 from hipnode.settings import load_settings
+from tests.peers import need
 
 ROOT = Path(__file__).resolve().parents[1]
 UNITS = "etc/systemd/system"
@@ -222,23 +223,36 @@ def test_a_folder_the_user_may_not_enter_is_named(tmp_path: Path, monkeypatch: p
     assert f"may not enter {closed}" in hidden_from_units(closed / "bin" / "hipnode")
 
 
-def test_the_short_command_hands_over_settings_and_arguments(tmp_path: Path) -> None:
-    """Run with a program that prints what it was given, in place of hipnode and of the change of user."""
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_short_command_hands_over_settings_and_arguments(tmp_path: Path, closed: bool) -> None:
+    """Run with a program that prints what it was given, in place of hipnode and of the change of user.
+
+    closed: called in a folder the other user may not enter, as /root is.
+    """
+    here = tmp_path / "here"
+    here.mkdir()
     teller = tmp_path / "teller"
-    teller.write_text('#!/bin/sh\necho "$HIPNODE_ENV_FILE"; for a in "$@"; do echo "<$a>"; done\n')
+    teller.write_text('#!/bin/sh\npwd; echo "$HIPNODE_ENV_FILE"; for a in "$@"; do echo "<$a>"; done\n')
     teller.chmod(0o755)
+    # root may enter every folder, unless it gives up the right to
+    drop = f"{need('setpriv')} --inh-caps=-all --bounding-set=-all" if os.geteuid() == 0 else ""
     for name in ("runuser", "sudo"):
         stand_in = tmp_path / name
-        stand_in.write_text('#!/bin/sh\nshift 2; [ "$1" != -- ] || shift\nexec "$@"\n')
+        stand_in.write_text(
+            '#!/bin/sh\nshift 2; [ "$1" != -- ] || shift\n'
+            + (f'chmod 000 .\nexec {drop} "$@"\n' if closed else 'exec "$@"\n')
+        )
         stand_in.chmod(0o755)
     (command,) = (f for f in site_files(str(teller)) if f.path == "usr/local/bin/hipnode")
     script = tmp_path / "hipnode"
     script.write_text(command.text)
     done = subprocess.run(
         ["sh", script, "studies", "show", "a b"],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True,
+        cwd=here, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.stdout.splitlines() == ["/etc/hipnode/hipnode.env", "<studies>", "<show>", "<a b>"]
+    here.chmod(0o755)
+    told = ["/etc/hipnode/hipnode.env", "<studies>", "<show>", "<a b>"]
+    assert (done.stdout.splitlines(), done.stderr) == (["/" if closed else str(here), *told], "")
 
 
 def test_the_units_are_found_in_the_checkout() -> None:

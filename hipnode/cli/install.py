@@ -161,9 +161,11 @@ _DESTINATIONS = """\
 
 _COMMAND = f"""\
 #!/bin/sh
-# hipnode with the settings of this machine, as the user its services run as.
+# hipnode with the settings of this machine, as the user its services run as. Files must be open to that user;
+# from a folder that is not, it runs in /.
 [ "$1" != install ] || exec {PROGRAM} "$@"
-set -- env HIPNODE_ENV_FILE=/etc/hipnode/hipnode.env HIPNODE_SECRETS_DIR=/etc/hipnode/secrets {PROGRAM} "$@"
+set -- env HIPNODE_ENV_FILE=/etc/hipnode/hipnode.env HIPNODE_SECRETS_DIR=/etc/hipnode/secrets \\
+    sh -c 'cd . 2>/dev/null || cd /; exec "$0" "$@"' {PROGRAM} "$@"
 case "$(id -un)" in
 {USER}) exec "$@" ;;
 root) exec runuser -u {USER} -- "$@" ;;
