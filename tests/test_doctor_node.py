@@ -67,12 +67,26 @@ def doctor(node: Node, *options: str) -> tuple[int, list[dict[str, str]]]:
     return done.returncode, json.loads(done.stdout)["records"]
 
 
+def settled(node: Node) -> tuple[int, list[dict[str, str]]]:
+    """What the doctor says once its deadlines were long enough for a busy machine."""
+
+    def asked() -> tuple[int, list[dict[str, str]]] | None:
+        code, records = doctor(node)
+        late = [
+            r for r in records if "was not known after" in r["says"] or "has not answered a bell" in r["says"]
+        ]
+        return None if late else (code, records)
+
+    code, records = wait_for(asked, "the doctor has all its answers in time", 120)
+    return code, records
+
+
 def of(records: list[dict[str, str]], check: str) -> list[dict[str, str]]:
     return [record for record in records if record["check"] == check]
 
 
 def test_a_healthy_node_fails_in_nothing(node: Node, archive: Pacs) -> None:
-    code, records = doctor(node)
+    code, records = settled(node)
     assert [record for record in records if record["state"] == "fail"] == []
     assert code == 0
     for check in ("port-scp", "port-health", "node", "database", "migration", "broker", "destination-echo"):
@@ -159,7 +173,7 @@ def test_what_dies_on_redis_and_postgres_is_named_at_once(
 ) -> None:
     urls = {"HIPNODE_DATABASE_URL": postgres.database(), "HIPNODE_BROKER_URL": redis.url}
     with whole_node(tmp_path, archive, **urls) as node:
-        code, records = doctor(node)
+        code, records = settled(node)
         assert [record for record in records if record["state"] == "fail"] == []
         assert code == 0
         for check in ("database", "broker", "clock-database", "clock-broker", "bells"):
