@@ -96,6 +96,7 @@ def site(tmp_path: Path) -> dict[str, str]:
         "HIPNODE_PORT": str(free_port()),
         "HIPNODE_HTTP_PORT": str(free_port()),
         "HIPNODE_LOW_WATER_BYTES": "0",
+        "HIPNODE_STABLE_AGE_S": "1",
     }
 
 
@@ -158,7 +159,7 @@ def test_a_node_from_the_wheel_takes_a_study(
     def listed() -> list[dict[str, object]]:
         return list(json.loads(run(program, site, "studies", "list", "--json").stdout))
 
-    # closed by the tick after ten seconds, with the shipped rules and the shipped package pinned
+    # closed by the tick, with the shipped rules and the shipped package
     wait_for(lambda: [row["status"] for row in listed()] == ["queued"], "the study is queued", 60, every_s=1)
     url = f"http://127.0.0.1:{site['HIPNODE_HTTP_PORT']}/healthz"
     with urllib.request.urlopen(url, timeout=10) as answer:
