@@ -3,7 +3,7 @@
 # read-only, without privileges, between a PostgreSQL, a Redis and an Orthanc of this machine.
 #
 #   sh docker/try-buildah.sh          build, then run tests/test_images_run.py
-#   sh docker/try-buildah.sh build    build only
+#   sh docker/try-buildah.sh build    build only; TARGETS="worker-cuda" names other targets than node and worker-cpu
 #   sh docker/try-buildah.sh clean    remove what the others made
 #
 # As root on Debian with apt-get install buildah debootstrap runc iproute2, and with what tests/install_peers.sh
