@@ -1,11 +1,13 @@
 """A small engine: runs a service of a compose file from an unpacked image, with runc.
 
 It does with runc what Docker does: read-only root, no capabilities, no new privileges, the user, environment,
-command, secrets, volumes and tmpfs the compose file and the image name. It makes no network (every container is in
-that of the test, where names lead to its own addresses), sets no limits and knows no seccomp profile.
+command, secrets, volumes and tmpfs the compose file and the image name, the system calls of the profile that comes
+with Debian's container tools. It makes no network (every container is in that of the test, where names lead to its own
+addresses) and sets no limits.
 """
 
 import json
+import platform
 import re
 import subprocess
 from collections.abc import Mapping
@@ -31,6 +33,7 @@ _MOUNTS: list[dict[str, Any]] = [
     },
 ]
 _NAMESPACES = ("pid", "ipc", "uts", "mount")
+_PROFILE = Path("/usr/share/containers/seccomp.json")
 
 
 class Image:
@@ -94,7 +97,7 @@ class Container:
                     for of, to, mode in binds
                 ),
             ],
-            "linux": {"namespaces": [{"type": each} for each in _NAMESPACES]},
+            "linux": {"namespaces": [{"type": each} for each in _NAMESPACES], "seccomp": _system_calls()},
         }
         (self.folder / "config.json").write_text(json.dumps(config))
         self.process: subprocess.Popen[bytes] | None = None
@@ -132,6 +135,23 @@ class Container:
     def log(self) -> str:
         """What it wrote so far."""
         return (self.folder / "log").read_text()
+
+
+def _system_calls() -> dict[str, Any]:
+    """The profile's rules for a process without capabilities on this kind of machine."""
+    profile = json.loads(_PROFILE.read_text())
+    assert platform.machine() == "x86_64", "which rules of the profile hold elsewhere is not known here"
+    rules = [
+        {key: rule[key] for key in ("names", "action", "args", "errnoRet") if rule.get(key) is not None}
+        for rule in profile["syscalls"]
+        if "caps" not in rule["includes"] and "amd64" in rule["includes"].get("arches", ["amd64"])
+    ]
+    return {
+        "defaultAction": profile["defaultAction"],
+        "defaultErrnoRet": profile["defaultErrnoRet"],
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": rules,
+    }
 
 
 def _tmpfs(entry: str) -> dict[str, Any]:

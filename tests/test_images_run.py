@@ -140,7 +140,10 @@ def test_nothing_in_a_container_may_write_beside_its_volume_and_tmp(site):
             assert "Read-only file system" in refused.stderr
         assert part.run("touch", "/tmp/x", "/var/lib/hipnode/x").returncode == 0
         assert part.run("rm", "/var/lib/hipnode/x").returncode == 0
-        assert "CapBnd:\t0000000000000000" in part.run("cat", "/proc/self/status").stdout
+        status = part.run("cat", "/proc/self/status").stdout
+        assert "CapBnd:\t0000000000000000" in status
+        assert "NoNewPrivs:\t1" in status
+        assert "Seccomp:\t2" in status
 
 
 def test_the_node_image_has_no_torch_and_no_pip(site):
