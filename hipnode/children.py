@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as TaskTimeout
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,8 @@ _T = TypeVar("_T")
 _TASKS_PER_CHILD = 500
 #: Seconds a child may take to start before the first task of a fresh pool; imports on a busy disk.
 _START_S = 60.0
+#: Seconds between looks whether the pool that has a task still runs.
+_LOOK_S = 0.5
 
 CRASHED = "The process that read the image crashed on it."
 UNREAD = "The image could not be read."
@@ -132,15 +135,24 @@ class Children:
         futures = []
         for args in tasks:
             pool = self._running_pool()
-            futures.append(pool.schedule(function, args=args, timeout=self.time_limit_s))
+            futures.append((pool, pool.schedule(function, args=args, timeout=self.time_limit_s)))
         # A queue moves at least one task per limit; after that the pool itself is broken.
         patience = _START_S + (self.time_limit_s + 10) * (len(tasks) + self.max_workers)
         deadline = time.monotonic() + patience
-        return [self._answer(future, deadline) for future in futures]
+        return [self._answer(pool, future, deadline) for pool, future in futures]
 
-    def _answer(self, future: "pebble.ProcessFuture[_Answer[_T]]", deadline: float) -> _Answer[_T]:
+    def _answer(
+        self, pool: pebble.ProcessPool, future: "pebble.ProcessFuture[_Answer[_T]]", deadline: float
+    ) -> _Answer[_T]:
+        # A pool that is stopped forgets what it had taken; nobody may wait for that.
+        while not wait([future], min(_LOOK_S, max(0.0, deadline - time.monotonic()))).done:
+            if self._pool is not pool:
+                _log.warning("child.silent", error="the pool was stopped")
+                return _Answer(code=ReasonCode.DECODE_FAILED, sentence=STOPPING if self._closed else UNREAD)
+            if time.monotonic() >= deadline:
+                break
         try:
-            answer: _Answer[_T] = future.result(timeout=max(0.0, deadline - time.monotonic()))
+            answer: _Answer[_T] = future.result(timeout=0)
         except TaskTimeout:
             if not future.done():  # not the task's own limit: the pool no longer moves
                 _log.error("children.replaced", why="they do not answer")
@@ -154,7 +166,7 @@ class Children:
             return _Answer(code=ReasonCode.DECODE_FAILED, sentence=CRASHED)
         except Exception as error:  # noqa: BLE001 - a broken pool must not take the node down with it
             _log.warning("child.silent", error=type(error).__name__)
-            return _Answer(code=ReasonCode.DECODE_FAILED, sentence=UNREAD)
+            return _Answer(code=ReasonCode.DECODE_FAILED, sentence=STOPPING if self._closed else UNREAD)
         return answer
 
     def _running_pool(self) -> pebble.ProcessPool:

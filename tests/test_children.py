@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from hipnode.children import Children
+from hipnode.children import STOPPING, Children
 from hipnode.errors import ImageRejected
 from hipnode.images import Radiograph, to_radiograph
 from hipnode.selection import Facts, Selection, explain
@@ -149,6 +150,60 @@ if __name__ == "__main__":
     print(pool.call(os.getpid), flush=True)
     time.sleep(60)
 """
+
+
+def test_a_task_under_way_ends_when_the_pool_is_closed() -> None:
+    with Children(1, time_limit_s=600, memory_limit_bytes=GIB, max_pixels=10**6) as pool:
+        assert pool.call(int, "7") == 7
+        said, asking = asked(pool)
+        time.sleep(0.2)  # a child has taken it up, or not: either way it ends
+    asking.join(20)
+    assert not asking.is_alive()
+    assert said == [STOPPING]
+
+
+def test_a_task_that_a_stopped_pool_forgot_ends_too() -> None:
+    class Forgetful:
+        """A pool that is stopped while it takes a task: pebble's then never answers."""
+
+        active = True
+
+        def __init__(self) -> None:
+            self.asked = threading.Event()
+
+        def schedule(self, *_: Any, **__: Any) -> "Future[Any]":
+            self.asked.set()
+            return Future()
+
+        def stop(self) -> None:
+            """Nothing."""
+
+        join = stop
+
+    pool = Children(1, time_limit_s=600, memory_limit_bytes=GIB, max_pixels=10**6)
+    forgetful = Forgetful()
+    pool._pool = forgetful  # type: ignore[assignment]
+    said, asking = asked(pool)
+    assert forgetful.asked.wait(20)
+    assert not said
+    pool.close()
+    asking.join(20)
+    assert not asking.is_alive()
+    assert said == [STOPPING]
+
+
+def asked(pool: Children) -> tuple[list[str], threading.Thread]:
+    """A thread that asks for something that takes long, and the sentence it is refused with."""
+    said: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(ImageRejected) as refused:
+            pool.call(time.sleep, 600)
+        said.append(refused.value.sentence)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    return said, asking
 
 
 def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
