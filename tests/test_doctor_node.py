@@ -114,7 +114,7 @@ def test_a_refused_peer_is_named_with_the_entry_that_lets_it_in(node: Node) -> N
     report = scu.echo(RemoteAE("HIPNODE", "127.0.0.1", node.port), "CT_ROOM_3")
     assert report.trouble is scu.Trouble.CALLING_AE_TITLE
     refused(node, calling_ae_title="CT_ROOM_3")
-    code, records = doctor(node)
+    code, records = settled(node)
     (found,) = [r for r in of(records, "refused-peers") if "CT_ROOM_3" in r["says"]]
     assert (code, found["state"]) == (1, "fail")  # nobody else has sent anything
     assert f"HIPNODE_ALLOWED_PEERS='{ALLOWED},CT_ROOM_3@127.0.0.1/32'" in found["cure"]
@@ -124,7 +124,7 @@ def test_a_peer_that_calls_us_by_another_name_is_told_both_names(node: Node) -> 
     report = scu.echo(RemoteAE("HIP_NODE", "127.0.0.1", node.port), "MODALITY")
     assert report.trouble is scu.Trouble.CALLED_AE_TITLE
     refused(node, called_ae_title="HIP_NODE")
-    _, records = doctor(node)
+    _, records = settled(node)
     (found,) = [r for r in of(records, "refused-peers") if "HIP_NODE" in r["says"]]
     assert "it called HIP_NODE, and our AE title is HIPNODE" in found["says"]
     assert "HIPNODE_AE_TITLE=HIP_NODE" in found["cure"]
