@@ -171,7 +171,7 @@ def test_a_film_that_orthanc_gets_is_read_and_the_result_comes_back(site, orthan
         "hipnode", "phantom", "--count", "1", "--outcome", "DF", "--dicom", "--out", "/var/lib/hipnode/try"
     )
     assert made.returncode == 0, made.stderr
-    (film,) = (data / "try").rglob("*.dcm")
+    (film,) = (data / "try").glob("*.dcm")
     orthanc.post("/instances", film.read_bytes())
 
     def modalities() -> set[str]:
@@ -188,9 +188,12 @@ def test_a_film_that_orthanc_gets_is_read_and_the_result_comes_back(site, orthan
     assert owners == {(10001, 10001)}
 
 
-def test_the_doctor_has_nothing_to_cure_in_a_container(site):
+def test_the_doctor_has_nothing_to_cure_in_a_container_and_writes_its_bundle(site):
     examined = json.loads(site["node"].run("hipnode", "doctor", "--json").stdout)["records"]
     assert [each for each in examined if each["state"] == "fail"] == []
+    assert site["node"].run("hipnode", "doctor", "--support-bundle", "/tmp/bundle").returncode == 0
+    packed = site["node"].run("sh", "-c", "tar -c -C /tmp bundle | tar -t")
+    assert len(packed.stdout.split()) > 2
 
 
 def test_each_part_ends_in_good_order_when_it_is_told_to(site):
