@@ -9,12 +9,12 @@
 # As root on Debian with apt-get install buildah debootstrap runc iproute2, and with what tests/install_peers.sh
 # installs; about 6 GB and 10 minutes where the kernel has overlayfs. The base
 # is made by debootstrap (Debian 12 with its Python 3.11) and not pulled. pip's configuration on this machine goes
-# into the build, with the files and folders it names. TORCH_INDEX: see docker/Dockerfile.
+# into the build, with the files and folders it names. TORCH_INDEX: see docker/Dockerfile; DEBIAN_MIRROR: another
+# mirror than debootstrap's own.
 set -eu
 cd "$(dirname "$0")/.."
 
 state=${HIPNODE_BUILDAH_STATE:-/var/tmp/hipnode-buildah}
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' hipnode/__init__.py)
 driver=vfs # a copy of everything for each step; where the kernel has overlayfs, only of what changed
 ! grep -qw overlay /proc/filesystems || driver=overlay
@@ -24,7 +24,7 @@ run_buildah() { buildah --storage-driver "$driver" --root "$state/$driver" --run
 make_base() {
     base="$state/base"
     rm -rf "$base"
-    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$base" "$mirror"
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$base" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
     rm -rf "$base"/var/cache/apt/archives "$base"/var/lib/apt/lists
     container=$(run_buildah from scratch)
     run_buildah add --quiet "$container" "$base" /
