@@ -66,7 +66,10 @@ def failed(records: Sequence[Record]) -> list[str]:
 def command(
     folder: Path, *options: str, prefix: tuple[str, ...] = (), **environment: str
 ) -> tuple[int, str, str]:
-    """`hipnode doctor` in a process of its own, on the installation in `folder`/data."""
+    """`hipnode doctor` in a process of its own, on the installation in `folder`/data: exit code, output, error.
+
+    The error is on one line: how a box wraps it depends on how long the folder's name is.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HIPNODE_")}
     given = {
         "HIPNODE_DATA": str(folder / "data"),
@@ -81,7 +84,7 @@ def command(
         [*prefix, sys.executable, "-m", "hipnode", "doctor", *options],
         env=kept | given, cwd="/", capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout, " ".join(done.stderr.replace("│", " ").split())
 
 
 def records_of(folder: Path, *options: str, **more: Any) -> tuple[int, list[Record]]:

@@ -205,6 +205,8 @@ def test_on_a_terminal_one_view_renews_itself_and_ctrl_c_ends_it_cleanly(journey
     process = subprocess.Popen(
         [sys.executable, "-m", "hipnode", "studies", "watch"],
         cwd=ROOT, env=environment, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE,
+        # where the tests run in the background of a shell, it is ignored, and that is handed on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     os.close(terminal)
     shown = bytearray()
