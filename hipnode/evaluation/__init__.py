@@ -1,0 +1,1 @@
+"""Tables and figures from labels, predictions and reads: pure functions on arrays (hipnode[evaluation])."""
