@@ -1,0 +1,94 @@
+"""The bootstrap of patients as weights, so that a statistic is computed for many resamples at once. Pure.
+
+Patients are drawn with replacement, not units: two hips or two films of one patient are no two
+observations (Field and Welsh, J R Stat Soc B 2007;69:369-90, cluster bootstrap). A resample is a row of
+weights: how often each unit is in it. Statistics that take weights need no loop over resamples.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+DEFAULT_RESAMPLES = 2000
+CELLS_AT_ONCE = 2_000_000  # weights in memory at a time: 16 MB
+FEWEST_DRAWS = 0.95  # below this share of resamples with a value, the interval would be of another quantity
+
+
+def codes_of(patients: ArrayLike | None, units: int) -> NDArray[np.int64]:
+    """(units,) the number of each unit's patient, from 0; every unit its own where patients is None."""
+    if patients is None:
+        return np.arange(units)
+    names = np.asarray(patients)
+    if names.shape != (units,):
+        raise ValueError(f"{units} units need {units} patients, not {names.shape}")
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def bootstrap_weights(
+    patients: NDArray[np.int64],
+    *,
+    seed: int,
+    resamples: int = DEFAULT_RESAMPLES,
+    strata: ArrayLike | None = None,
+) -> Iterator[NDArray[np.float64]]:
+    """Blocks (b, units) of weights, `resamples` rows in all; the same rows for a seed whatever the block.
+
+    patients: (units,) from `codes_of`
+    strata: (units,) labels; patients are drawn within their stratum, so that a rare class is in every
+        resample as often as in the data. A patient with several labels is a stratum of that combination.
+    """
+    if resamples < 1:
+        raise ValueError(f"a bootstrap needs at least one resample, not {resamples}")
+    generator = np.random.default_rng(seed)
+    count = int(patients.max()) + 1 if len(patients) else 0
+    groups = _groups(patients, count, strata)
+    block = max(1, CELLS_AT_ONCE // max(len(patients), 1))
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        times = np.zeros((rows, count))
+        for row in times:  # one row after the other, so that blocks do not change what is drawn
+            for group in groups:
+                drawn = generator.integers(0, len(group), len(group))
+                row[group] = np.bincount(drawn, minlength=len(group))
+        yield times[:, patients]
+
+
+def _groups(patients: NDArray[np.int64], count: int, strata: ArrayLike | None) -> list[NDArray[np.int64]]:
+    if strata is None:
+        return [np.arange(count)]
+    labels = np.unique(np.asarray(strata), return_inverse=True)[1]
+    present = np.zeros((count, int(labels.max()) + 1 if len(labels) else 0), dtype=np.bool_)
+    present[patients, labels] = True
+    kinds = np.unique(present, axis=0, return_inverse=True)[1].reshape(-1)
+    return [np.flatnonzero(kinds == kind) for kind in range(int(kinds.max()) + 1 if count else 0)]
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    patients: NDArray[np.int64],
+    *,
+    seed: int,
+    resamples: int = DEFAULT_RESAMPLES,
+    strata: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """(resamples,) the statistic of every resample; NaN where it has no value there.
+
+    statistic: (b, units) weights -> (b,) values
+    """
+    blocks = bootstrap_weights(patients, seed=seed, resamples=resamples, strata=strata)
+    return np.concatenate([statistic(weights) for weights in blocks])
+
+
+def percentile_interval(draws: NDArray[np.float64], drawn: str) -> tuple[float | None, float | None, str]:
+    """The 2.5 and 97.5 percentiles and the words for the method (Efron and Tibshirani 1993, chapter 13).
+
+    drawn: what was resampled, for the words, e.g. "812 patients"
+    Where more than 5 % of the resamples have no value there is no interval, and the words say so.
+    """
+    there = draws[np.isfinite(draws)]
+    if len(there) < FEWEST_DRAWS * len(draws):
+        return None, None, f"no interval: {len(draws) - len(there)} of {len(draws)} resamples have no value"
+    low, high = np.percentile(there, [2.5, 97.5])
+    lost = f", {len(draws) - len(there)} without a value" if len(there) < len(draws) else ""
+    return float(low), float(high), f"bootstrap of {drawn} ({len(draws)}{lost})"
