@@ -1,0 +1,261 @@
+"""Numbers to watch a model by: counts per period, p-chart, score drift, agreement with reports. Pure.
+
+Thresholds of alarms are arguments with the usual value; an alarm is a reason to look, not a proof.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hipnode.evaluation.estimates import Estimate, wilson
+
+BASELINE_STUDIES = 500
+PSI_ALARM = 0.2
+PSI_BINS = 10
+PSI_FLOOR = 1e-4  # share given to an empty bin, whose logarithm would be infinite
+
+
+@dataclass(frozen=True)
+class ChartPoint:
+    """One period of a p-chart: positives of n, and the limits that n allows; share None without studies."""
+
+    period: str
+    positives: int
+    n: int
+    share: float | None
+    lower: float
+    upper: float
+    outside: bool
+
+
+@dataclass(frozen=True)
+class PChart:
+    """A chart of shares with limits from a baseline. centre is None where the baseline is too small; says why."""
+
+    centre: float | None
+    baseline: int
+    points: tuple[ChartPoint, ...]
+    says: str
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Population stability index of scores against a baseline. value None where a side has no scores.
+
+    edges: (k + 1,) of the bins; expected, observed: counts per bin, so that any cell can be checked
+    """
+
+    value: float | None
+    alarm: bool
+    edges: tuple[float, ...]
+    expected: tuple[int, ...]
+    observed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cusum:
+    """A Bernoulli CUSUM. path: the statistic after each case; alarms: indices of cases at which it crossed.
+
+    After an alarm the statistic starts again at 0, so that each alarm is a new one.
+    """
+
+    path: tuple[float, ...]
+    alarms: tuple[int, ...]
+    acceptable: float
+    unacceptable: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The model against final reports. n counts the studies with a report, `reported` their share of all."""
+
+    tp: int
+    fn: int
+    fp: int
+    tn: int
+    sensitivity: Estimate
+    ppv: Estimate
+    specificity: Estimate
+    npv: Estimate
+    agreement: Estimate
+    reported: Estimate
+
+
+@dataclass(frozen=True)
+class Period:
+    """What happened in one stretch of days, first and last included."""
+
+    first: date
+    last: date
+    studies: int
+    refused: int
+    failed: int
+    positives: int
+    refused_share: Estimate
+    failed_share: Estimate
+    positive_share: Estimate
+    median_latency_s: float | None
+    p95_latency_s: float | None
+
+
+def week_of(day: date) -> tuple[date, date]:
+    """Monday and Sunday of the ISO week of a day."""
+    monday = day - timedelta(days=day.weekday())
+    return monday, monday + timedelta(days=6)
+
+
+def rolling_days(until: date, days: int = 90) -> tuple[date, date]:
+    """The stretch of so many days that ends with `until`."""
+    if days < 1:
+        raise ValueError(f"a stretch has at least one day, not {days}")
+    return until - timedelta(days=days - 1), until
+
+
+def period(
+    first: date,
+    last: date,
+    days: Sequence[date],
+    outcomes: Sequence[str],
+    positive: Sequence[bool],
+    latency_s: Sequence[float | None],
+) -> Period:
+    """Volume, refusals, failures, positive rate and latency of the studies of a stretch of days.
+
+    outcomes: "read", "refused" or "failed" per study; positive counts among the read ones only
+    latency_s: seconds from the study's last image to its results, None where there are none
+    """
+    here = [i for i, day in enumerate(days) if first <= day <= last]
+    unknown = sorted({outcomes[i] for i in here} - {"read", "refused", "failed"})
+    if unknown:
+        raise ValueError(f"an outcome is read, refused or failed, not {', '.join(unknown)}")
+    read = [i for i in here if outcomes[i] == "read"]
+    refused = sum(outcomes[i] == "refused" for i in here)
+    failed = len(here) - len(read) - refused
+    hits = sum(bool(positive[i]) for i in read)
+    waits = [s for i in here if (s := latency_s[i]) is not None]
+    middle, slow = np.percentile(waits, [50, 95]) if waits else (None, None)
+    return Period(
+        first,
+        last,
+        len(here),
+        refused,
+        failed,
+        hits,
+        wilson(refused, len(here)),
+        wilson(failed, len(here)),
+        wilson(hits, len(read)),
+        None if middle is None else float(middle),
+        None if slow is None else float(slow),
+    )
+
+
+def p_chart(
+    periods: Sequence[str],
+    positives: Sequence[int],
+    studies: Sequence[int],
+    baseline: Sequence[bool],
+    baseline_studies: int = BASELINE_STUDIES,
+) -> PChart:
+    """A p-chart of a positive rate: limits centre +- 3 sqrt(centre (1 - centre) / n), within 0..1.
+
+    baseline: whether each of the first `baseline_studies` studies was positive, in order; more are not used.
+    Source: Shewhart 1931; Montgomery, Introduction to Statistical Quality Control, section 7.2.
+    """
+    for name, hits, n in zip(periods, positives, studies, strict=True):
+        if not 0 <= hits <= n:
+            raise ValueError(f"period {name}: {hits} positives of {n} studies")
+    first = np.asarray(baseline[:baseline_studies], dtype=np.bool_)
+    shares = [hits / n if n else None for hits, n in zip(positives, studies, strict=True)]
+    if len(first) < baseline_studies:
+        why = f"no limits yet: {len(first)} of the {baseline_studies} studies that set them"
+        open_points = tuple(
+            ChartPoint(name, hits, n, share, 0.0, 1.0, outside=False)
+            for name, hits, n, share in zip(periods, positives, studies, shares, strict=True)
+        )
+        return PChart(None, len(first), open_points, why)
+    centre = float(first.mean())
+    points = []
+    for name, hits, n, share in zip(periods, positives, studies, shares, strict=True):
+        half = 3 * math.sqrt(centre * (1 - centre) / n) if n else 1.0
+        lower, upper = max(centre - half, 0.0), min(centre + half, 1.0)
+        outside = share is not None and not lower - 1e-12 <= share <= upper + 1e-12
+        points.append(ChartPoint(name, hits, n, share, lower, upper, outside))
+    says = f"limits from the first {len(first)} studies"
+    if centre in (0.0, 1.0):
+        says += f", all of which were {'positive' if centre else 'negative'}: every other answer is outside"
+    return PChart(centre, len(first), tuple(points), says)
+
+
+def psi(baseline: ArrayLike, current: ArrayLike, bins: int = PSI_BINS, alarm: float = PSI_ALARM) -> Drift:
+    """Population stability index: sum of (o - e) ln(o / e) over bins of equal count of the baseline.
+
+    Equal baseline scores stay in one bin, so there may be fewer. A share of 0 counts as 1e-4. For few scores
+    the index is large by chance: about (bins - 1)(1/n + 1/m) is expected without any drift (Yurdakul and
+    Naranjo, J Risk Model Valid 2020;14(4)).
+    """
+    before, after = (np.asarray(x, dtype=np.float64) for x in (baseline, current))
+    if before.ndim != 1 or after.ndim != 1 or bins < 2:
+        raise ValueError("a stability index compares two lists of scores in two bins at least")
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        raise ValueError("scores must be finite numbers; leave the missing ones out")
+    if not len(before) or not len(after):
+        return Drift(None, False, (), (), ())
+    inner = np.unique(np.quantile(before, np.arange(1, bins) / bins))
+    expected, observed = (_counts(x, inner) for x in (before, after))
+    e, o = (np.maximum(c / c.sum(), PSI_FLOOR) for c in (expected, observed))
+    value = float(((o - e) * np.log(o / e)).sum())
+    edges = (-math.inf, *inner.tolist(), math.inf)
+    return Drift(value, value > alarm, edges, tuple(expected.tolist()), tuple(observed.tolist()))
+
+
+def cusum(wrong: Sequence[bool], acceptable: float, unacceptable: float, limit: float = 4.0) -> Cusum:
+    """Bernoulli CUSUM of errors in order of time (Page, Biometrika 1954;41:100-15; Steiner, Biostatistics 2000).
+
+    acceptable: the error rate at acceptance; unacceptable: the rate to be found soon, a higher one
+    limit: the log likelihood ratio at which to look; a higher one alarms later and less often falsely
+    """
+    if not 0 < acceptable < unacceptable < 1 or limit <= 0:
+        raise ValueError("a CUSUM needs 0 < acceptable < unacceptable < 1 and a limit above 0")
+    step_wrong = math.log(unacceptable / acceptable)
+    step_right = math.log((1 - unacceptable) / (1 - acceptable))
+    path, alarms, level = [], [], 0.0
+    for i, bad in enumerate(wrong):
+        level = max(0.0, level + (step_wrong if bad else step_right))
+        path.append(level)
+        if level >= limit:
+            alarms.append(i)
+            level = 0.0
+    return Cusum(tuple(path), tuple(alarms), acceptable, unacceptable, limit)
+
+
+def agreement(model: Sequence[bool], report: Sequence[bool | None]) -> Agreement:
+    """The model's answers against the final reports, Wilson limits. report: None where there is none (yet).
+
+    A report is not the truth: its reader may have seen the model's answer.
+    """
+    if len(model) != len(report):
+        raise ValueError(f"{len(model)} answers and {len(report)} reports; there must be one for each study")
+    pairs = [(bool(m), bool(r)) for m, r in zip(model, report, strict=True) if r is not None]
+    tp, fn = pairs.count((True, True)), pairs.count((False, True))
+    fp, tn = pairs.count((True, False)), pairs.count((False, False))
+    return Agreement(
+        tp,
+        fn,
+        fp,
+        tn,
+        wilson(tp, tp + fn),
+        wilson(tp, tp + fp),
+        wilson(tn, tn + fp),
+        wilson(tn, tn + fn),
+        wilson(tp + tn, len(pairs)),
+        wilson(len(pairs), len(report)),
+    )
+
+
+def _counts(values: NDArray[np.float64], inner: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.bincount(np.searchsorted(inner, values, side="left"), minlength=len(inner) + 1)
