@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hipnode.evaluation.estimates import wilson
+from hipnode.evaluation.intervals import wilson
 from hipnode.evaluation.operating import (
     OperatingPoint,
     at_sensitivity,
@@ -43,7 +43,7 @@ def test_wilson_is_as_published(successes, n, low, high):
 
 
 def test_nothing_of_nothing_is_undefined():
-    assert (wilson(0, 0).value, wilson(0, 0).method) == (None, "undefined: 0/0")
+    assert (wilson(0, 0).value, wilson(0, 0).method) == (None, "undefined: 0 of 0")
     with pytest.raises(ValueError, match="5 of 3"):
         wilson(5, 3)
 

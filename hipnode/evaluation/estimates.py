@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from statsmodels.stats.proportion import proportion_confint
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -34,13 +32,3 @@ class Estimate:
 def undefined(n: int, events: int | None, why: str) -> Estimate:
     """The estimate of a value that does not exist, with the reason in its place."""
     return Estimate(None, None, None, n, events, why)
-
-
-def wilson(successes: int, n: int) -> Estimate:
-    """A proportion with Wilson's score interval (J Am Stat Assoc 1927;22:209-12); undefined for n = 0."""
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} of {n} is no proportion")
-    if not n:
-        return undefined(0, 0, "undefined: 0/0")
-    low, high = proportion_confint(successes, n, method="wilson")
-    return Estimate(successes / n, float(low), float(high), n, successes, "Wilson")

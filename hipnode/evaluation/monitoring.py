@@ -11,7 +11,8 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hipnode.evaluation.estimates import Estimate, wilson
+from hipnode.evaluation.estimates import Estimate
+from hipnode.evaluation.intervals import wilson
 
 BASELINE_STUDIES = 500
 PSI_ALARM = 0.2

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from hipnode.evaluation.estimates import Estimate, undefined, wilson
+from hipnode.evaluation.estimates import Estimate, undefined
+from hipnode.evaluation.intervals import wilson
 from hipnode.evaluation.roc import Z_95, RocCurve, checked, roc_curve
 
 SLACK = 1e-12  # 19 of 20 is 95 %, whatever the last binary digit says

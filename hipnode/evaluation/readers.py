@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import wilcoxon
 from statsmodels.stats import contingency_tables
 
-from hipnode.evaluation.estimates import Estimate, undefined, wilson
+from hipnode.evaluation.estimates import Estimate, undefined
+from hipnode.evaluation.intervals import strata_when_few, wilson
 from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap_weights, codes_of, percentile_interval
 
 NO_AI, AI = "no_ai", "ai"
@@ -327,7 +328,7 @@ def _differences(
     """(resamples, readers) with AI minus without; NaN where a resample has no case of a reader."""
     gained = (right[1].astype(np.float64) - right[0]).T  # (cases, readers)
     drawn = []
-    rare = reads.truth if min(int(reads.truth.sum()), int((~reads.truth).sum())) < 20 else None
+    rare = strata_when_few(reads.truth)
     for weights in bootstrap_weights(reads.patients, seed=seed, resamples=resamples, strata=rare):
         total = weights @ read.T.astype(np.float64)
         drawn.append(np.divide(weights @ gained, total, out=np.full_like(total, np.nan), where=total > 0))

@@ -13,10 +13,10 @@ from scipy.optimize import brentq
 from scipy.stats import norm, rankdata
 
 from hipnode.evaluation.estimates import Estimate, undefined
+from hipnode.evaluation.intervals import strata_when_few
 from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap, codes_of, percentile_interval
 
 Z_95 = float(norm.ppf(0.975))
-FEW_FOR_STRATA = 20  # below, the bootstrap draws within each outcome
 FEW_UNITS = 50  # in a class; below, the normal limit of DeLong is not to be trusted
 ONE_CLASS = "undefined: one class only"
 
@@ -254,13 +254,12 @@ def _resampled(
     order = np.argsort(scores, kind="stable")  # once, not for every block
     labels, scores = labels[order], scores[order]
     codes = codes_of(patients, len(order))[order]
-    rare = min(int(labels.sum()), int((~labels).sum())) < FEW_FOR_STRATA
     return bootstrap(
         lambda weights: statistic(labels, scores, weights),
         codes,
         seed=seed,
         resamples=resamples,
-        strata=labels if rare else None,
+        strata=strata_when_few(labels),
     )
 
 
