@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from hipnode.evaluation.reader_design import Read, design_checks, imrmc_table, mrmcaov_table
+from hipnode.evaluation.reader_design import Read, design_checks, imrmc_table, imrmc_text, mrmcaov_table
 
 TRUTH = {"a": True, "b": False, "c": True, "d": False}
 
@@ -102,9 +102,23 @@ def test_imrmc_gets_the_truth_as_a_reader():
         imrmc_table([dataclasses.replace(good_study()[0], reader_id="truth")], TRUTH)
 
 
+def test_the_imrmc_file_has_numbers_for_names_and_every_read():
+    lines = imrmc_text(good_study(), TRUTH).splitlines()
+    assert lines[2:6] == ["NR: 2", "N0: 2", "N1: 2", "NM: 2"]
+    data = lines[lines.index("BEGIN DATA:") + 1 :]
+    assert data[:5] == ["-1,1,0,1", "-1,2,0,0", "-1,3,0,1", "-1,4,0,0", "1,1,1,3.5"]
+    assert len(data) == 4 + 16
+    with pytest.raises(ValueError, match="15 of 16 reads are there, 0 twice"):
+        imrmc_text(good_study()[1:], TRUTH)
+    with pytest.raises(ValueError, match="16 of 16 reads are there, 1 twice"):
+        imrmc_text([*good_study(), good_study()[0]], TRUTH)
+    with pytest.raises(ValueError, match="0 of 0"):
+        imrmc_text([], TRUTH)
+
+
 def test_bad_reads_are_refused_in_words():
     stray = [Read("x", "1", "ai", True)]
-    for export in (mrmcaov_table, imrmc_table):
+    for export in (mrmcaov_table, imrmc_table, imrmc_text):
         with pytest.raises(ValueError, match="case x was read and has no reference"):
             export(stray, TRUTH)
     with pytest.raises(ValueError, match="not assisted"):

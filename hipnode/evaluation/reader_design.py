@@ -103,6 +103,36 @@ def imrmc_table(reads: Sequence[Read], truth: Mapping[str, bool]) -> RTable:
     )
 
 
+def imrmc_text(reads: Sequence[Read], truth: Mapping[str, bool]) -> str:
+    """The .imrmc file of the iMRMC application, which R's RJafroc reads: DfReadDataFile(name, format = "iMRMC").
+
+    Both want numbers for names: cases count from 1 in the order of `truth`, readers from 1 in the order of
+    their names, condition 1 is no_ai and 2 is ai. Raises ValueError where a read is missing or there twice;
+    RJafroc takes a fully crossed study only.
+    """
+    readers = {name: i for i, name in enumerate(sorted({r.reader_id for r in reads}), start=1)}
+    used = [c for c in CONDITIONS if any(r.condition == c for r in reads)]
+    cases = {case: i for i, case in enumerate(truth, start=1)}
+    for r in reads:
+        _truth_of(truth, r.case_id)
+    lines = sorted(
+        (readers[r.reader_id], cases[r.case_id], CONDITIONS.index(r.condition) + 1, rating)
+        for r, rating in zip(reads, _ratings(reads), strict=True)
+    )
+    places = {line[:3] for line in lines}
+    wanted = len(readers) * len(used) * len(cases)
+    if not wanted or len(places) != wanted or len(lines) != wanted:
+        raise ValueError(
+            f"{len(places)} of {wanted} reads are there, {len(lines) - len(places)} twice; RJafroc needs every "
+            "reader to read every case once in every condition"
+        )
+    positives = sum(map(bool, truth.values()))
+    head = [f"NR: {len(readers)}", f"N0: {len(cases) - positives}", f"N1: {positives}", f"NM: {len(used)}"]
+    reference = [f"-1,{number},0,{int(truth[case])}" for case, number in cases.items()]
+    body = [",".join(map(str, line)) for line in lines]
+    return "\n".join(["Reader study", "", *head, "", "BEGIN DATA:", *reference, *body, ""])
+
+
 def _ratings(reads: Sequence[Read]) -> list[float]:
     given = [r.confidence for r in reads if r.confidence is not None]
     return given if len(given) == len(reads) else [int(r.yes) for r in reads]
