@@ -6,6 +6,7 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
+from hipnode.evaluation.counts import Counts
 from hipnode.evaluation.monitoring import agreement, cusum, p_chart, period, psi, rolling_days, week_of
 
 BASELINE = [i % 5 == 0 for i in range(500)]  # 20 %
@@ -109,13 +110,13 @@ def test_rates_of_a_cusum_must_make_sense(acceptable, unacceptable, limit):
 
 def test_agreement_counts_only_studies_with_a_report():
     result = agreement([True, True, False, False, True], [True, False, True, False, None])
-    assert (result.tp, result.fn, result.fp, result.tn) == (1, 1, 1, 1)
+    assert result.counts == Counts(1, 1, 1, 1)
     assert (result.reported.value, result.reported.n) == (0.8, 5)
-    assert (result.sensitivity.value, result.ppv.value, result.agreement.n) == (0.5, 0.5, 4)
-    many = agreement([True] * 50, [True] * 45 + [False] * 5)
-    assert (round(many.ppv.low, 3), round(many.ppv.high, 3)) == (0.786, 0.957)
+    assert [result.estimates[name].value for name in ("sensitivity", "ppv", "accuracy")] == [0.5, 0.5, 0.5]
+    many = agreement([True] * 50, [True] * 45 + [False] * 5).estimates["ppv"]
+    assert (round(many.low, 3), round(many.high, 3)) == (0.786, 0.957)
     none = agreement([], [])
-    assert (none.sensitivity.value, none.reported.value) == (None, None)
+    assert (none.estimates["sensitivity"].value, none.reported.value) == (None, None)
     with pytest.raises(ValueError, match="1 answers and 0 reports"):
         agreement([True], [])
 

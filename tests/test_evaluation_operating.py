@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from hipnode.evaluation.counts import Counts
 from hipnode.evaluation.intervals import wilson
 from hipnode.evaluation.operating import (
     OperatingPoint,
@@ -18,7 +19,7 @@ from hipnode.evaluation.operating import (
 
 TEN_LABELS = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
 TEN_SCORES = [0.9, 0.8, 0.7, 0.4, 0.35, 0.6, 0.3, 0.2, 0.1, 0.05]
-PELVIS = OperatingPoint(0.15, tp=562, fn=57, fp=86, tn=1183, rule="published")
+PELVIS = OperatingPoint(0.15, Counts(tp=562, fn=57, fp=86, tn=1183), rule="published")
 
 
 def scored(seed, n=200):
@@ -50,25 +51,28 @@ def test_nothing_of_nothing_is_undefined():
 
 def test_the_published_films_have_their_published_proportions():
     # 1,888 films, 619 positive, at 0.15
-    found = [PELVIS.accuracy, PELVIS.sensitivity, PELVIS.specificity]
+    found = [PELVIS.estimates["accuracy"], PELVIS.estimates["sensitivity"], PELVIS.estimates["specificity"]]
     assert [round(e.value, 4) for e in found] == [0.9243, 0.9079, 0.9322]
     limits = [(round(e.low, 4), round(e.high, 4)) for e in found]
     assert limits == [(0.9114, 0.9354), (0.8826, 0.9282), (0.9171, 0.9448)]
-    assert (round(PELVIS.ppv.value, 4), round(PELVIS.npv.value, 4)) == (0.8673, 0.9540)
-    assert (round(PELVIS.ppv.low, 3), round(PELVIS.ppv.high, 3)) == (0.839, 0.891)
-    assert (round(PELVIS.npv.low, 3), round(PELVIS.npv.high, 3)) == (0.941, 0.964)
+    assert (round(PELVIS.estimates["ppv"].value, 4), round(PELVIS.estimates["npv"].value, 4)) == (
+        0.8673,
+        0.9540,
+    )
+    assert (round(PELVIS.estimates["ppv"].low, 3), round(PELVIS.estimates["ppv"].high, 3)) == (0.839, 0.891)
+    assert (round(PELVIS.estimates["npv"].low, 3), round(PELVIS.estimates["npv"].high, 3)) == (0.941, 0.964)
 
 
 def test_the_ten_cases_have_their_published_youden_point():
     point = youden(TEN_LABELS, TEN_SCORES)
     assert (point.threshold, point.youden) == (0.35, pytest.approx(0.8))
-    assert (point.tp, point.fn, point.fp, point.tn) == (5, 0, 1, 4)
+    assert (point.counts.tp, point.counts.fn, point.counts.fp, point.counts.tn) == (5, 0, 1, 4)
 
 
 def test_equal_youden_takes_the_higher_sensitivity():
     # .9: 1 of 2 found, 0 of 2 alarmed, J = .5; .2: 2 of 2 and 1 of 2, J = .5
     point = youden([1, 0, 1, 0], [0.9, 0.5, 0.2, 0.1])
-    assert (point.threshold, point.tp, point.fp) == (0.2, 2, 1)
+    assert (point.threshold, point.counts.tp, point.counts.fp) == (0.2, 2, 1)
 
 
 def test_equal_youden_is_not_decided_by_the_last_binary_digit():
@@ -96,16 +100,18 @@ def test_points_are_the_best_of_all_observed_thresholds(seed):
     specific = at_specificity(labels, scores, 0.90)
     assert specific.threshold == min(t for t, (_, sp) in points.items() if sp >= 0.90)
     for point in (best, sensitive, specific):
-        assert (point.sensitivity.value, point.specificity.value) == pytest.approx(points[point.threshold])
-        assert point.tp + point.fn + point.fp + point.tn == 200
-        low, high = sorted((point.sensitivity.value, point.specificity.value))
-        assert low <= point.accuracy.value <= high
+        assert (point.estimates["sensitivity"].value, point.estimates["specificity"].value) == pytest.approx(
+            points[point.threshold]
+        )
+        assert point.counts.tp + point.counts.fn + point.counts.fp + point.counts.tn == 200
+        low, high = sorted((point.estimates["sensitivity"].value, point.estimates["specificity"].value))
+        assert low <= point.estimates["accuracy"].value <= high
 
 
 def test_nineteen_of_twenty_is_ninety_five_per_cent():
     labels, scores = [1] * 20 + [0], [*range(30, 10, -1), 5]
-    assert at_sensitivity(labels, scores, 0.95).tp == 19
-    assert at_specificity([0] * 10 + [1], [*range(10), 99], 0.9).fp == 1
+    assert at_sensitivity(labels, scores, 0.95).counts.tp == 19
+    assert at_specificity([0] * 10 + [1], [*range(10), 99], 0.9).counts.fp == 1
 
 
 def test_a_specificity_that_no_score_reaches_is_none():
@@ -119,7 +125,7 @@ def test_one_class_has_no_youden_point(labels):
     assert youden(labels, [0.3, 0.4][: len(labels)]) is None
     point = at_threshold(labels, [0.3, 0.4][: len(labels)], 0.35)
     assert point.youden is None
-    assert None in (point.sensitivity.value, point.specificity.value)
+    assert None in (point.estimates["sensitivity"].value, point.estimates["specificity"].value)
 
 
 def test_two_levels_share_out_every_case():
@@ -129,7 +135,7 @@ def test_two_levels_share_out_every_case():
         ("possible", 2, 2),
         ("definite", 3, 0),
     ]
-    assert (shown.possible.fp, shown.definite.fp) == (2, 0)
+    assert (shown.possible.counts.fp, shown.definite.counts.fp) == (2, 0)
     assert [level.likelihood_ratio for level in shown.levels] == [0.0, pytest.approx(1.0), None]
     assert shown.levels[2].share_positive.value == 1.0
     with pytest.raises(ValueError, match="use one threshold"):
@@ -141,8 +147,8 @@ def test_at_their_own_prevalence_predictive_values_are_the_counts(seed):
     labels, scores = scored(seed)
     point = youden(labels, scores)
     ppv, npv = predictive_values(point, labels.mean())
-    assert ppv.value == pytest.approx(point.ppv.value)
-    assert npv.value == pytest.approx(point.npv.value)
+    assert ppv.value == pytest.approx(point.estimates["ppv"].value)
+    assert npv.value == pytest.approx(point.estimates["npv"].value)
     assert ppv.low < ppv.value < ppv.high
     assert npv.low < npv.value < npv.high
 
@@ -164,12 +170,12 @@ def test_the_logit_interval_is_that_of_a_parametric_bootstrap():
 
 
 def test_an_empty_cell_still_has_an_honest_interval():
-    perfect = OperatingPoint(0.5, tp=20, fn=0, fp=0, tn=30, rule="given")
+    perfect = OperatingPoint(0.5, Counts(tp=20, fn=0, fp=0, tn=30), rule="given")
     ppv, npv = predictive_values(perfect, 0.2)
     assert (ppv.value, npv.value) == (1.0, 1.0)
     assert ppv.low < 0.9 < ppv.high == 1.0
     assert "adjusted" in ppv.method
-    silent = OperatingPoint(0.5, tp=0, fn=20, fp=0, tn=30, rule="given")
+    silent = OperatingPoint(0.5, Counts(tp=0, fn=20, fp=0, tn=30), rule="given")
     assert predictive_values(silent, 0.2)[0].value is None
     assert predictive_values(perfect, 0.0)[0].value is None
     with pytest.raises(ValueError, match="prevalence lies between 0 and 1"):

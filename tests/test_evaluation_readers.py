@@ -70,17 +70,17 @@ def test_each_reader_has_a_table_per_condition():
         right = by_rows(rows, truth, reader, condition)
         fractures = [right[case] for case in truth if truth[case]]
         others = [right[case] for case in truth if not truth[case]]
-        assert (result.tp, result.fn) == (sum(fractures), len(fractures) - sum(fractures))
-        assert (result.tn, result.fp) == (sum(others), len(others) - sum(others))
-        assert result.sensitivity.value == pytest.approx(np.mean(fractures))
-        assert result.accuracy.n == 120
-        assert result.sensitivity.method == "Wilson"
+        assert (result.counts.tp, result.counts.fn) == (sum(fractures), len(fractures) - sum(fractures))
+        assert (result.counts.tn, result.counts.fp) == (sum(others), len(others) - sum(others))
+        assert result.estimates["sensitivity"].value == pytest.approx(np.mean(fractures))
+        assert result.estimates["accuracy"].n == 120
+        assert result.estimates["sensitivity"].method == "Wilson"
 
 
 def test_mean_and_sd_over_readers_are_of_the_sample():
     rows, truth = study()
     reads = panel_of(rows, truth)
-    values = [r.sensitivity.value for r in per_reader(reads) if r.condition == AI]
+    values = [r.estimates["sensitivity"].value for r in per_reader(reads) if r.condition == AI]
     summary = spread(reads, "sensitivity", AI)
     assert (summary.mean, summary.sd) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert summary.readers == 4

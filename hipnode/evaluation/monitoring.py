@@ -11,6 +11,7 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hipnode.evaluation.counts import Counts
 from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.intervals import wilson
 
@@ -73,17 +74,13 @@ class Cusum:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The model against final reports. n counts the studies with a report, `reported` their share of all."""
+    """The model against final reports, on the studies that have one.
 
-    tp: int
-    fn: int
-    fp: int
-    tn: int
-    sensitivity: Estimate
-    ppv: Estimate
-    specificity: Estimate
-    npv: Estimate
-    agreement: Estimate
+    estimates: sensitivity, specificity, ppv, npv and accuracy (Wilson); reported: share of studies with a report
+    """
+
+    counts: Counts
+    estimates: dict[str, Estimate]
     reported: Estimate
 
 
@@ -242,20 +239,13 @@ def agreement(model: Sequence[bool], report: Sequence[bool | None]) -> Agreement
     if len(model) != len(report):
         raise ValueError(f"{len(model)} answers and {len(report)} reports; there must be one for each study")
     pairs = [(bool(m), bool(r)) for m, r in zip(model, report, strict=True) if r is not None]
-    tp, fn = pairs.count((True, True)), pairs.count((False, True))
-    fp, tn = pairs.count((True, False)), pairs.count((False, False))
-    return Agreement(
-        tp,
-        fn,
-        fp,
-        tn,
-        wilson(tp, tp + fn),
-        wilson(tp, tp + fp),
-        wilson(tn, tn + fp),
-        wilson(tn, tn + fn),
-        wilson(tp + tn, len(pairs)),
-        wilson(len(pairs), len(report)),
+    counts = Counts(
+        tp=pairs.count((True, True)),
+        fn=pairs.count((False, True)),
+        fp=pairs.count((True, False)),
+        tn=pairs.count((False, False)),
     )
+    return Agreement(counts, counts.proportions(), wilson(len(pairs), len(report)))
 
 
 def _counts(values: NDArray[np.float64], inner: NDArray[np.float64]) -> NDArray[np.int64]:

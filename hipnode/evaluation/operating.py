@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
+from hipnode.evaluation.counts import Counts
 from hipnode.evaluation.estimates import Estimate, undefined
 from hipnode.evaluation.intervals import wilson
 from hipnode.evaluation.roc import Z_95, RocCurve, checked, roc_curve
@@ -23,43 +24,19 @@ class OperatingPoint:
     """One threshold with its whole 2 x 2 table. rule: how the threshold was found, for the table's row."""
 
     threshold: float
-    tp: int
-    fn: int
-    fp: int
-    tn: int
+    counts: Counts
     rule: str
 
     @property
-    def sensitivity(self) -> Estimate:
-        """tp / (tp + fn), Wilson."""
-        return wilson(self.tp, self.tp + self.fn)
-
-    @property
-    def specificity(self) -> Estimate:
-        """tn / (tn + fp), Wilson."""
-        return wilson(self.tn, self.tn + self.fp)
-
-    @property
-    def ppv(self) -> Estimate:
-        """tp / (tp + fp), Wilson; at the prevalence of these cases."""
-        return wilson(self.tp, self.tp + self.fp)
-
-    @property
-    def npv(self) -> Estimate:
-        """tn / (tn + fn), Wilson; at the prevalence of these cases."""
-        return wilson(self.tn, self.tn + self.fn)
-
-    @property
-    def accuracy(self) -> Estimate:
-        """(tp + tn) / n, Wilson."""
-        return wilson(self.tp + self.tn, self.tp + self.fn + self.fp + self.tn)
+    def estimates(self) -> dict[str, Estimate]:
+        """Accuracy, sensitivity, specificity, PPV and NPV (the last two at the prevalence of these cases)."""
+        return self.counts.proportions()
 
     @property
     def youden(self) -> float | None:
         """Sensitivity plus specificity minus 1; None where one of them is undefined."""
-        if not self.tp + self.fn or not self.fp + self.tn:
-            return None
-        return self.tp / (self.tp + self.fn) + self.tn / (self.fp + self.tn) - 1
+        found = [self.estimates[name].value for name in ("sensitivity", "specificity")]
+        return None if found[0] is None or found[1] is None else found[0] + found[1] - 1
 
 
 @dataclass(frozen=True)
@@ -96,7 +73,7 @@ def at_threshold(
     called = scores >= threshold
     tp, fp = int((called & labels).sum()), int((called & ~labels).sum())
     fn, tn = int(labels.sum()) - tp, int((~labels).sum()) - fp
-    return OperatingPoint(float(threshold), tp, fn, fp, tn, rule)
+    return OperatingPoint(float(threshold), Counts(tp, fn, fp, tn), rule)
 
 
 def youden(positive: ArrayLike, score: ArrayLike) -> OperatingPoint | None:
@@ -152,13 +129,14 @@ def two_levels(positive: ArrayLike, score: ArrayLike, possible: float, definite:
         )
     low = at_threshold(positive, score, possible, "possible")
     high = at_threshold(positive, score, definite, "definite")
-    counts = (
-        ("none", low.fn, low.tn),
-        ("possible", low.tp - high.tp, low.fp - high.fp),
-        ("definite", high.tp, high.fp),
+    some, sure = low.counts, high.counts
+    answers = (
+        ("none", some.fn, some.tn),
+        ("possible", some.tp - sure.tp, some.fp - sure.fp),
+        ("definite", sure.tp, sure.fp),
     )
     first, second, third = (
-        _level(name, hits, misses, low.tp + low.fn, low.fp + low.tn) for name, hits, misses in counts
+        _level(name, hits, misses, some.positives, some.negatives) for name, hits, misses in answers
     )
     return TwoLevels(low, high, (first, second, third))
 
@@ -171,11 +149,11 @@ def predictive_values(point: OperatingPoint, prevalence: float) -> tuple[Estimat
     each cell for the limits only.
     """
     _check_share(prevalence, "prevalence")
-    n = point.tp + point.fn + point.fp + point.tn
-    if not point.tp + point.fn or not point.fp + point.tn:
+    table = point.counts
+    if not table.positives or not table.negatives:
         why = "undefined: one class only"
-        return undefined(n, point.tp, why), undefined(n, point.tn, why)
-    counts = np.array([point.tp, point.fn, point.fp, point.tn], dtype=np.float64)
+        return undefined(table.n, table.tp, why), undefined(table.n, table.tn, why)
+    counts = np.array([table.tp, table.fn, table.fp, table.tn], dtype=np.float64)
     values = _bayes(counts, prevalence)
     adjusted = bool((counts == 0).any())
     cells = counts + Z_95**2 / 2 if adjusted else counts
@@ -185,12 +163,14 @@ def predictive_values(point: OperatingPoint, prevalence: float) -> tuple[Estimat
     spreads = (fn / tp / (tp + fn) + tn / fp / (fp + tn), tp / fn / (tp + fn) + fp / tn / (fp + tn))
     method = f"at prevalence {prevalence:g}, logit{' adjusted' if adjusted else ''} (Mercaldo)"
     answers = []
-    for value, centre, spread, events in zip(values, centres, spreads, (point.tp, point.tn), strict=True):
+    for value, centre, spread, events in zip(values, centres, spreads, (table.tp, table.tn), strict=True):
         if value is None or centre is None or not 0 < prevalence < 1:
-            answers.append(Estimate(value, None, None, n, events, f"at prevalence {prevalence:g}"))
+            answers.append(Estimate(value, None, None, table.n, events, f"at prevalence {prevalence:g}"))
             continue
         low, high = expit(logit(centre) + np.array([-1, 1]) * Z_95 * math.sqrt(spread))
-        answers.append(Estimate(value, min(float(low), value), max(float(high), value), n, events, method))
+        answers.append(
+            Estimate(value, min(float(low), value), max(float(high), value), table.n, events, method)
+        )
     return answers[0], answers[1]
 
 
@@ -212,7 +192,7 @@ def _level(name: str, hits: int, misses: int, positives: int, negatives: int) ->
 def _point(curve: RocCurve, index: int, rule: str) -> OperatingPoint:
     tp, fp = int(curve.true_positives[index]), int(curve.false_positives[index])
     threshold = float(curve.thresholds[index])
-    return OperatingPoint(threshold, tp, curve.positives - tp, fp, curve.negatives - fp, rule)
+    return OperatingPoint(threshold, Counts(tp, curve.positives - tp, fp, curve.negatives - fp), rule)
 
 
 def _check_share(value: float, name: str) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import wilcoxon
 from statsmodels.stats import contingency_tables
 
+from hipnode.evaluation.counts import Counts
 from hipnode.evaluation.estimates import Estimate, undefined
 from hipnode.evaluation.intervals import strata_when_few, wilson
 from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap_weights, codes_of, percentile_interval
@@ -48,19 +49,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class ReaderResult:
-    """One reader in one condition: the 2 x 2 table and its proportions (Wilson)."""
+    """One reader in one condition: the 2 x 2 table and its proportions by name (Wilson)."""
 
     reader: str
     condition: str
-    tp: int
-    fn: int
-    fp: int
-    tn: int
-    sensitivity: Estimate
-    specificity: Estimate
-    ppv: Estimate
-    npv: Estimate
-    accuracy: Estimate
+    counts: Counts
+    estimates: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -169,15 +163,8 @@ def per_reader(reads: Panel) -> tuple[ReaderResult, ...]:
                 int(((answers == answer) & (reads.truth == there)).sum())
                 for answer, there in ((1, True), (0, True), (1, False), (0, False))
             )
-            proportions = (
-                (tp, tp + fn),
-                (tn, tn + fp),
-                (tp, tp + fp),
-                (tn, tn + fn),
-                (tp + tn, tp + fn + fp + tn),
-            )
-            se, sp, ppv, npv, accuracy = (wilson(k, n) for k, n in proportions)
-            rows.append(ReaderResult(reader, condition, tp, fn, fp, tn, se, sp, ppv, npv, accuracy))
+            counts = Counts(tp, fn, fp, tn)
+            rows.append(ReaderResult(reader, condition, counts, counts.proportions()))
     return tuple(rows)
 
 
