@@ -1,0 +1,430 @@
+"""The tables a site brings: labels, predictions and reads, checked with every problem listed at once.
+
+CSV (comma or semicolon, UTF-8), JSON lines (.jsonl, .ndjson) and Parquet. Rows count as a spreadsheet
+shows them: in a CSV the header is row 1, in the others the first record is row 1. Problems name file, row
+and column and never repeat an identifier of a patient. The one file of this room that reads files.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow
+from pyarrow import parquet
+
+from hipnode.errors import HipnodeError
+from hipnode.evaluation.classes import NO_FRACTURE
+
+SPLITS = ("train", "validation", "test")
+HIPS = ("L", "R", "none")
+CONDITIONS = ("no_ai", "ai")
+LABEL_COLUMNS = (
+    "case_id", "patient_id", "study_uid", "image_uid", "hip", "y_class", "boxes", "points", "split", "site",
+)  # fmt: skip
+PROBABILITY = "p_"
+T = TypeVar("T")
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong; row None: the file as a whole."""
+
+    file: str
+    row: int | None
+    says: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}: {self.says}" if self.row else f"{self.file}: {self.says}"
+
+
+class TablesUnusable(HipnodeError):
+    """Tables cannot be evaluated; `problems` lists all that is wrong and the text one per line."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(p) for p in problems))
+
+
+@dataclass(frozen=True)
+class TableBox:
+    """A box of a class in pixels of the stored image, half-open; the reference's have score 1."""
+
+    class_name: str
+    corners: Corners
+    score: float
+
+
+@dataclass(frozen=True)
+class Label:
+    """The reference of one unit (hip or image). classes: empty for no fracture."""
+
+    row: int
+    case_id: str
+    patient_id: str
+    classes: tuple[str, ...]
+    hip: str | None = None
+    study_uid: str | None = None
+    image_uid: str | None = None
+    boxes: tuple[TableBox, ...] = ()
+    points: tuple[tuple[float, float], ...] = ()
+    split: str | None = None
+    site: str | None = None
+    strata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one model said of one unit."""
+
+    row: int
+    case_id: str
+    model_id: str
+    model_version: str
+    probabilities: Mapping[str, float]
+    boxes: tuple[TableBox, ...] = ()
+    peak: tuple[float, float] | None = None
+    runtime_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one reader said of one unit in one condition. y_read: a class, or N."""
+
+    row: int
+    case_id: str
+    reader_id: str
+    condition: str
+    y_read: str
+    phase: str | None = None
+    order: float | None = None
+    confidence: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Labels, predictions and reads that fit one another."""
+
+    classes: tuple[str, ...]
+    labels: tuple[Label, ...]
+    predictions: tuple[Prediction, ...]
+    reads: tuple[Read, ...]
+
+
+def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | None = None) -> Tables:
+    """The tables, read and checked against each other. Raises TablesUnusable with every problem."""
+    problems: list[Problem] = []
+    kept = tuple(classes)
+    label_rows = _parsed(labels, kept, _label, ("case_id", "patient_id", "y_class"), problems)
+    prediction_rows = _parsed(predictions, kept, _prediction, ("case_id", "model_id"), problems)
+    read_rows: list[Read] = []
+    if reads is not None:
+        needed = ("case_id", "reader_id", "condition", "y_read")
+        read_rows = _parsed(reads, kept, _read, needed, problems)
+    whole = not problems
+    problems += check_labels(label_rows, labels.name)
+    keys = [(p.row, (p.case_id, p.model_id, p.model_version)) for p in prediction_rows]
+    problems += _repeated(keys, predictions.name, "case, model and version are")
+    problems += _repeated(
+        [(r.row, (r.case_id, r.reader_id, r.condition, r.phase)) for r in read_rows],
+        reads.name if reads else "",
+        "case, reader, condition and phase are",
+    )
+    if whole:  # a row that could not be read would be reported again as a missing case
+        files = (labels.name, predictions.name, reads.name if reads else "")
+        problems += _strangers(label_rows, prediction_rows, read_rows, files)
+    if problems:
+        raise TablesUnusable(problems)
+    return Tables(kept, tuple(label_rows), tuple(prediction_rows), tuple(read_rows))
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(row number, values by column) of a CSV, JSON lines or Parquet file. Raises TablesUnusable."""
+    readers: dict[str, Callable[[Path], list[tuple[int, dict[str, Any]]]]] = {
+        ".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows, ".parquet": _parquet_rows,
+    }  # fmt: skip
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise _whole(path, f"is no table we read; give one of {', '.join(readers)}")
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        raise _whole(path, "does not exist") from error
+    except UnicodeDecodeError as error:
+        raise _whole(path, "is not UTF-8; save it as CSV UTF-8") from error
+    except (OSError, pyarrow.ArrowException, csv.Error) as error:
+        raise _whole(path, f"cannot be read ({type(error).__name__})") from error
+
+
+def check_labels(labels: Sequence[Label], file: str) -> list[Problem]:
+    """Duplicated cases, and patients whose cases stand in more than one split."""
+    problems = _repeated([(label.row, (label.case_id,)) for label in labels], file, "case_id is")
+    homes: dict[str, Label] = {}
+    for label in labels:
+        first = homes.setdefault(label.patient_id, label)
+        if first.split != label.split:
+            says = (
+                f"its patient is in split {label.split or '(none)'} here and in {first.split or '(none)'} at "
+                f"row {first.row}; a patient belongs to one split"
+            )
+            problems.append(Problem(file, label.row, says))
+    return problems
+
+
+class _Cells:
+    """One row being read; what is wrong with it is collected and the row goes on."""
+
+    def __init__(self, file: str, row: int, values: dict[str, Any], classes: tuple[str, ...]) -> None:
+        self.file, self.row, self.values, self.classes = file, row, values, classes
+        self.problems: list[Problem] = []
+
+    def wrong(self, says: str) -> None:
+        self.problems.append(Problem(self.file, self.row, says))
+
+    def text(self, column: str, *, needed: bool = False) -> str | None:
+        value = self.values.get(column)
+        if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+            if needed:
+                self.wrong(f"{column} is empty")
+            return None
+        return str(value).strip()
+
+    def needed(self, column: str) -> str:
+        return self.text(column, needed=True) or ""
+
+    def choice(self, column: str, known: Sequence[str], *, needed: bool = False) -> str | None:
+        text = self.text(column, needed=needed)
+        if text is not None and text not in known:
+            self.wrong(f"{column} is {text[:40]!r}; known are {', '.join(known)}")
+        return text
+
+    def number(self, column: str, low: float = -math.inf, high: float = math.inf) -> float | None:
+        text = self.text(column)
+        return None if text is None else self.finite(text, column, low, high)
+
+    def finite(
+        self, value: object, what: str, low: float = -math.inf, high: float = math.inf
+    ) -> float | None:
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            self.wrong(f"{what} is {str(value)[:40]!r}, not a number (decimals take a point)")
+            return None
+        if not math.isfinite(number) or not low <= number <= high:
+            between = f" in {low:g}..{high:g}" if math.isfinite(low) and math.isfinite(high) else ""
+            self.wrong(f"{what} is {number:g}, not a number{between or ' we can use'}")
+            return None
+        return number
+
+    def listed(self, column: str) -> list[Any]:
+        value = self.values.get(column)
+        if isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                self.wrong(f"{column} is not JSON, as in [[x0, y0, x1, y1]]")
+                return []
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            return []
+        if not isinstance(value, list | tuple):
+            self.wrong(f"{column} is not a list")
+            return []
+        return list(value)
+
+    def numbers(self, value: object, count: int, what: str) -> list[float] | None:
+        if not isinstance(value, list | tuple) or len(value) != count:
+            self.wrong(f"{what} has not {count} numbers")
+            return None
+        found = [self.finite(each, what) for each in value]
+        kept = [each for each in found if each is not None]
+        return kept if len(kept) == count else None
+
+    def boxes(self, own: Sequence[str], *, scored: bool) -> tuple[TableBox, ...]:
+        """The row's boxes. own: its classes, of which a box without class takes the only one."""
+        made = []
+        for place, item in enumerate(self.listed("boxes"), start=1):
+            what = f"box {place}"
+            entry = item if isinstance(item, dict) else {"xyxy": item}
+            corners = self.numbers(entry.get("xyxy"), 4, what)
+            name = entry.get("class") or (own[0] if len(own) == 1 else None)
+            if name not in self.classes:
+                says = "has no class" if name is None else f"has the unknown class {str(name)[:40]!r}"
+                self.wrong(f"{what} {says}; known are {', '.join(self.classes)}")
+            score = self.finite(entry.get("score"), f"score of {what}", 0, 1) if scored else 1.0
+            if corners is None:
+                continue
+            x0, y0, x1, y1 = corners
+            if x0 >= x1 or y0 >= y1:
+                self.wrong(f"{what} is inverted or empty: x0 < x1 and y0 < y1 in x0, y0, x1, y1")
+            elif name in self.classes and score is not None:
+                made.append(TableBox(str(name), (x0, y0, x1, y1), score))
+        return tuple(made)
+
+
+def _label(cells: _Cells) -> Label:
+    names = [name.strip() for name in cells.needed("y_class").split(";") if name.strip()]
+    for name in dict.fromkeys(names):
+        if name not in (*cells.classes, NO_FRACTURE):
+            known = ", ".join((*cells.classes, NO_FRACTURE))
+            cells.wrong(f"y_class has the unknown class {name[:40]!r}; known are {known}")
+    if NO_FRACTURE in names and len(names) > 1:
+        cells.wrong(f"y_class names {NO_FRACTURE} (no fracture) beside a class")
+    own = tuple(dict.fromkeys(name for name in names if name != NO_FRACTURE))
+    points = [cells.numbers(point, 2, "a point") for point in cells.listed("points")]
+    strata = {c: cells.text(c) for c in cells.values if c not in LABEL_COLUMNS}
+    return Label(
+        cells.row, cells.needed("case_id"), cells.needed("patient_id"), own, cells.choice("hip", HIPS),
+        cells.text("study_uid"), cells.text("image_uid"), cells.boxes(own, scored=False),
+        tuple((p[0], p[1]) for p in points if p), cells.choice("split", SPLITS), cells.text("site"),
+        {column: text for column, text in strata.items() if text is not None},
+    )  # fmt: skip
+
+
+def _prediction(cells: _Cells) -> Prediction:
+    chances = {}
+    for column in cells.values:
+        if not column.startswith(PROBABILITY):
+            continue
+        name = column.removeprefix(PROBABILITY)
+        value = cells.number(column, 0, 1)
+        if name in (*cells.classes, NO_FRACTURE) and value is not None:
+            chances[name] = value
+    if not chances and "boxes" not in cells.values and not cells.problems:
+        cells.wrong("it has neither a p_ column of a known class nor boxes")
+    peak = cells.listed("heatmap_max_xy")
+    xy = cells.numbers(peak, 2, "heatmap_max_xy") if peak else None
+    return Prediction(
+        cells.row, cells.needed("case_id"), cells.needed("model_id"), cells.text("model_version") or "",
+        chances, cells.boxes((), scored=True), (xy[0], xy[1]) if xy else None,
+        cells.number("runtime_ms", 0, 1e12),
+    )  # fmt: skip
+
+
+def _read(cells: _Cells) -> Read:
+    y_read = cells.choice("y_read", (*cells.classes, NO_FRACTURE), needed=True)
+    condition = cells.choice("condition", CONDITIONS, needed=True)
+    return Read(
+        cells.row, cells.needed("case_id"), cells.needed("reader_id"), condition or "", y_read or "",
+        cells.text("phase"), cells.number("order"), cells.number("confidence"),
+        cells.number("seconds", 0, 1e6),
+    )  # fmt: skip
+
+
+def _parsed(
+    path: Path,
+    classes: tuple[str, ...],
+    read: Callable[[_Cells], T],
+    needed: Sequence[str],
+    problems: list[Problem],
+) -> list[T]:
+    """The rows that could be read; what is wrong with the file and its rows goes to problems."""
+    try:
+        rows = read_rows(path)
+    except TablesUnusable as error:
+        problems += error.problems
+        return []
+    columns = {column for _, values in rows for column in values}
+    lacking = [column for column in needed if column not in columns]
+    if not rows:
+        problems.append(Problem(path.name, None, "has no rows"))
+        return []
+    if lacking:
+        problems.append(Problem(path.name, None, f"has no column {', '.join(lacking)}"))
+        return []
+    for column in sorted(columns):
+        if column.startswith(PROBABILITY) and column.removeprefix(PROBABILITY) not in (*classes, NO_FRACTURE):
+            says = f"column {column[:40]} is of an unknown class; known are {', '.join(classes)}"
+            problems.append(Problem(path.name, None, says))
+    made = []
+    for row, values in rows:
+        cells = _Cells(path.name, row, values, classes)
+        record = read(cells)
+        problems += cells.problems
+        if not cells.problems:
+            made.append(record)
+    return made
+
+
+def _repeated(keys: Sequence[tuple[int, tuple[object, ...]]], file: str, what: str) -> list[Problem]:
+    first: dict[tuple[object, ...], int] = {}
+    again = [(row, first[key]) for row, key in keys if first.setdefault(key, row) != row]
+    return [Problem(file, row, f"its {what} in row {before} already") for row, before in again]
+
+
+def _strangers(
+    labels: Sequence[Label], predictions: Sequence[Prediction], reads: Sequence[Read], files: Sequence[str]
+) -> list[Problem]:
+    """Predictions and reads of cases without label, and cases that a model left out."""
+    known = {label.case_id for label in labels}
+    problems = []
+    for file, rows in ((files[1], predictions), (files[2], reads)):
+        for each in rows:
+            if each.case_id not in known:
+                problems.append(Problem(file, each.row, f"its case is not in {files[0]}"))
+    seen: dict[tuple[str, str], set[str]] = {}
+    for prediction in predictions:
+        model = (prediction.model_id, prediction.model_version)
+        seen.setdefault(model, set()).add(prediction.case_id)
+    for (model_id, version), cases in seen.items():
+        left_out = [label.row for label in labels if label.case_id not in cases]
+        if left_out:
+            says = (
+                f"model {model_id} {version}".rstrip()
+                + f" has no prediction for {len(left_out)} of {len(known)} cases, the first at row "
+                f"{left_out[0]} of {files[0]}; a case without an answer is no negative"
+            )
+            problems.append(Problem(files[1], None, says))
+    return problems
+
+
+def _csv_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        header = stream.readline()
+        stream.seek(0)
+        semicolon = header.count(";") > header.count(",")
+        rows = list(csv.reader(stream, delimiter=";" if semicolon else ",", strict=True))
+    if not rows:
+        return []
+    names = [name.strip() for name in rows[0]]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise _whole(path, f"has the column {', '.join(twice)} twice")
+    problems = [
+        Problem(path.name, row, f"has {len(values)} fields, the header {len(names)}")
+        for row, values in enumerate(rows[1:], start=2)
+        if values and len(values) != len(names)
+    ]
+    if problems:
+        raise TablesUnusable(problems)
+    return [(row, dict(zip(names, v, strict=True))) for row, v in enumerate(rows[1:], start=2) if v]
+
+
+def _json_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    rows, problems = [], []
+    for row, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if isinstance(record, dict):
+            rows.append((row, record))
+        else:
+            problems.append(Problem(path.name, row, "is no JSON object; JSON lines has one in each line"))
+    if problems:
+        raise TablesUnusable(problems)
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    return list(enumerate(parquet.read_table(path).to_pylist(), start=1))
+
+
+def _whole(path: Path, says: str) -> TablesUnusable:
+    return TablesUnusable([Problem(path.name, None, says)])

@@ -1,0 +1,188 @@
+"""Tables as sites bring them: three formats, and every problem named with file and row."""
+
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from hipnode.evaluation.tables import TableBox, TablesUnusable, load
+
+CLASSES = ("DF", "VF")
+LABELS = "case_id,patient_id,y_class,split,boxes,sex\n"
+GOOD_LABELS = LABELS + 'c1,p1,DF,test,"[[10, 10, 50, 60]]",F\nc2,p1,N,test,,F\nc3,p2,DF;VF,train,,M\n'
+PREDICTIONS = "case_id,model_id,model_version,p_DF,p_VF,boxes\n"
+BOX = '"[{""xyxy"": [10, 10, 50, 60], ""class"": ""DF"", ""score"": 0.9}]"'
+GOOD_PREDICTIONS = PREDICTIONS + f"c1,m,1,0.9,0.1,{BOX}\nc2,m,1,0,0,\nc3,m,1,0.5,0.5,[]\n"
+READS = "case_id,reader_id,condition,phase,y_read,seconds\n"
+
+
+@pytest.fixture
+def site(tmp_path):
+    def brought(labels=GOOD_LABELS, predictions=GOOD_PREDICTIONS, reads=None):
+        for name, text in (("labels.csv", labels), ("predictions.csv", predictions), ("reads.csv", reads)):
+            if text is not None:
+                (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load(
+            tmp_path / "labels.csv",
+            tmp_path / "predictions.csv",
+            CLASSES,
+            tmp_path / "reads.csv" if reads is not None else None,
+        )
+
+    return brought
+
+
+def problems(site, **tables):
+    with pytest.raises(TablesUnusable) as refused:
+        site(**tables)
+    return [str(problem) for problem in refused.value.problems]
+
+
+def test_empty_tables_are_named(site):
+    assert problems(site, labels="", predictions=PREDICTIONS) == [
+        "labels.csv: has no rows",
+        "predictions.csv: has no rows",
+    ]
+
+
+def test_good_tables_come_as_they_are(site):
+    seen = site(reads=READS + "c1,r1,no_ai,1,DF,31.5\nc1,r1,ai,2,N,\n")
+    one, two, three = seen.labels
+    assert (one.classes, two.classes, three.classes) == (("DF",), (), ("DF", "VF"))
+    assert one.boxes == (TableBox("DF", (10, 10, 50, 60), 1.0),)  # the class of its row
+    assert one.strata == {"sex": "F"}
+    assert (one.row, three.row, three.split) == (2, 4, "train")
+    assert seen.predictions[0].boxes == (TableBox("DF", (10, 10, 50, 60), 0.9),)
+    assert seen.predictions[2].probabilities == {"DF": 0.5, "VF": 0.5}
+    assert [(r.condition, r.y_read, r.seconds) for r in seen.reads] == [
+        ("no_ai", "DF", 31.5),
+        ("ai", "N", None),
+    ]
+
+
+def test_semicolons_and_a_byte_order_mark_are_read(site):
+    labels = "\ufeffcase_id;patient_id;y_class\nc1;p1;DF\n"
+    seen = site(labels=labels, predictions="case_id;model_id;p_DF\nc1;m;0.5\n")
+    assert seen.labels[0].case_id == "c1"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_the_other_formats_give_the_same_records(tmp_path, kind):
+    labels = [
+        {"case_id": "c1", "patient_id": "p1", "y_class": "DF", "boxes": [[10.0, 10, 50, 60]], "age": 80}
+    ]
+    box = {"xyxy": [10.0, 10, 50, 60], "class": "DF", "score": 0.9}
+    predictions = [{"case_id": "c1", "model_id": "m", "p_DF": 0.9, "boxes": [box], "runtime_ms": None}]
+    paths = tmp_path / f"labels.{kind}", tmp_path / f"predictions.{kind}"
+    for path, rows in zip(paths, (labels, predictions), strict=True):
+        if kind == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    seen = load(*paths, CLASSES)
+    assert seen.labels[0].boxes[0].corners == (10, 10, 50, 60)
+    assert seen.labels[0].strata == {"age": "80"}
+    assert seen.predictions[0].boxes == (TableBox("DF", (10, 10, 50, 60), 0.9),)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("c4,p3,XF,test,,", "unknown class 'XF'; known are DF, VF, N"),
+        ("c4,p3,DF;N,test,,", "names N (no fracture) beside a class"),
+        ("c4,p3,,test,,", "y_class is empty"),
+        (",p3,DF,test,,", "case_id is empty"),
+        ("c4,p3,DF,exam,,", "split is 'exam'; known are train, validation, test"),
+        ('c4,p3,DF,test,"[[50, 10, 10, 60]]",', "box 1 is inverted or empty"),
+        ('c4,p3,DF,test,"[[10, 10, 10, 60]]",', "box 1 is inverted or empty"),
+        ('c4,p3,DF,test,"[[10, 10, 60]]",', "box 1 has not 4 numbers"),
+        ('c4,p3,DF,test,"[[10, 10, 60, NaN]]",', "not a number"),
+        ("c4,p3,DF,test,box,", "boxes is not JSON"),
+        ("c4,p3,DF,test,7,", "boxes is not a list"),
+        ('c4,p3,DF;VF,test,"[[10, 10, 50, 60]]",', "box 1 has no class"),
+        ("c1,p1,DF,test,,", "its case_id is in row 2 already"),
+        ("c4,p1,DF,train,,", "in split train here and in test at row 2; a patient belongs to one split"),
+        ("c4,p3,DF", "has 3 fields, the header 6"),
+    ],
+)
+def test_a_wrong_label_is_named_with_its_row(site, row, says):
+    first = problems(site, labels=GOOD_LABELS + row + "\n")[0]
+    assert first.startswith("labels.csv, row 5: ")
+    assert says in first
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("c1,m,1,1.5,0,", "p_DF is 1.5, not a number in 0..1"),
+        ('c1,m,1,"0,5",0,', "decimals take a point"),
+        ("c1,m,1,nan,0,", "p_DF is nan"),
+        ("c1,,1,0.5,0,", "model_id is empty"),
+        ("c1,m,1,0.5,0,[]", "its case, model and version are in row 2 already"),
+        ("c9,m,1,0.5,0,[]", "its case is not in labels.csv"),
+    ],
+)
+def test_a_wrong_prediction_is_named_with_its_row(site, row, says):
+    first = problems(site, predictions=GOOD_PREDICTIONS + row + "\n")[0]
+    assert first.startswith("predictions.csv, row 5: ")
+    assert says in first
+
+
+def test_every_problem_of_all_tables_is_listed_at_once(site):
+    seen = problems(
+        site,
+        labels=GOOD_LABELS + "c4,p3,XF,exam,,\nc1,p1,DF,train,,\n",
+        predictions=PREDICTIONS + "c1,m,1,7,x,\n",
+        reads=READS + "c1,r1,maybe,1,ZZ,-3\n",
+    )
+    assert len(seen) == 9
+    assert {text.split(",")[0] for text in seen} == {"labels.csv", "predictions.csv", "reads.csv"}
+
+
+def test_a_column_of_an_unknown_class_is_named_once(site):
+    seen = problems(site, predictions="case_id,model_id,p_DF,p_QF\nc1,m,0,0\nc2,m,0,0\nc3,m,0,0\n")
+    assert seen == ["predictions.csv: column p_QF is of an unknown class; known are DF, VF"]
+
+
+def test_a_case_without_an_answer_is_no_negative(site):
+    (said,) = problems(site, predictions=PREDICTIONS + "c1,m,1,0.9,0.1,\n")
+    assert "model m 1 has no prediction for 2 of 3 cases, the first at row 3 of labels.csv" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (b"\xff\xfe\x00", "is not UTF-8"),
+        ("case_id,y_class\nc1,DF\n", "has no column patient_id"),
+        ("case_id,case_id,y_class\nc1,c1,DF\n", "has the column case_id twice"),
+        (LABELS + 'c1,p1,DF,test,"[[1', "cannot be read (Error)"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(site, labels, says):
+    assert f"labels.csv: {says}" in problems(site, labels=labels)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("gone.csv", None, "does not exist"),
+        ("labels.xlsx", b"PK", "is no table we read"),
+        ("labels.parquet", b"no", "cannot be read (ArrowInvalid)"),
+        ("labels.jsonl", b"{}\n[1]\n{", "row 2: is no JSON object"),
+    ],
+)
+def test_other_files_are_refused_in_words(tmp_path, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(TablesUnusable, match=r".") as refused:
+        load(tmp_path / name, tmp_path / "none.csv", CLASSES)
+    assert says in str(refused.value.problems[0])
+
+
+def test_problems_repeat_no_identifier_of_a_patient(site):
+    labels = LABELS + "Smith1,Jones2,XF,exam,,\nSmith1,Jones2,DF,test,,\nSmith1,Jones2,DF,train,,\n"
+    text = "\n".join(problems(site, labels=labels, predictions=PREDICTIONS + "Smith9,m,1,7,0,\n"))
+    assert "row" in text
+    assert "Smith" not in text
+    assert "Jones" not in text
