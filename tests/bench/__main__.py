@@ -4,9 +4,15 @@ import sys
 
 import typer
 
-from tests.bench import backlog, idle, ingest, latency
+from tests.bench import backlog, coverage, idle, ingest, latency
 
-BENCHES = {"ingest": ingest.main, "latency": latency.main, "backlog": backlog.main, "idle": idle.main}
+BENCHES = {
+    "ingest": ingest.main,
+    "latency": latency.main,
+    "backlog": backlog.main,
+    "idle": idle.main,
+    "coverage": coverage.main,
+}
 
 
 def main(names: list[str]) -> None:
