@@ -190,3 +190,20 @@ def test_the_summary_of_a_crop_stage():
     assert seen.mean == pytest.approx(0.7)
     assert seen.sd == pytest.approx(0.18257, abs=1e-5)
     assert (seen.above_half.value, seen.above_seven_tenths.value) == (0.75, 0.5)
+
+
+def test_average_precision_is_that_of_pycocotools():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 300, (60, 2))
+    corners = np.hstack([low, low + rng.uniform(40, 90, (60, 2))])
+    reference = Boxes(rng.integers(0, 20, 60), rng.integers(0, 2, 60), corners, np.ones(60))
+    moved = [corners + rng.uniform(-12, 12, (60, 4)), corners[:30] + rng.uniform(-60, 60, (30, 1))]
+    ids = (np.concatenate([i, i[:30]]) for i in (reference.unit, reference.class_id))
+    predicted = Boxes(*ids, np.concatenate(moved), rng.random(90))
+    known = (
+        (0.809083281302, 0.281889320411),
+        (0.689928876609, 0.282969443245),
+    )  # COCOeval 2.0, all areas, 100 boxes
+    for class_id, (half, over_all) in enumerate(known):
+        assert average_precision_at(reference, predicted, class_id, 0.5) == pytest.approx(half, abs=1e-9)
+        assert coco_average_precision(reference, predicted, class_id) == pytest.approx(over_all, abs=1e-9)
