@@ -203,7 +203,7 @@ def test_average_precision_is_that_of_pycocotools():
     known = (
         (0.809083281302, 0.281889320411),
         (0.689928876609, 0.282969443245),
-    )  # COCOeval 2.0, all areas, 100 boxes
+    )  # COCOeval of pycocotools 2.0.11, all areas, 100 boxes
     for class_id, (half, over_all) in enumerate(known):
         assert average_precision_at(reference, predicted, class_id, 0.5) == pytest.approx(half, abs=1e-9)
         assert coco_average_precision(reference, predicted, class_id) == pytest.approx(over_all, abs=1e-9)
