@@ -1,9 +1,11 @@
 """`make bench`: every measurement one after the other, or `python -m tests.bench idle latency`."""
 
+import logging
 import sys
 
 import typer
 
+from hipnode import logs
 from tests.bench import backlog, coverage, idle, ingest, latency
 
 BENCHES = {
@@ -20,6 +22,7 @@ def main(names: list[str]) -> None:
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         raise SystemExit(f"No such measurement: {', '.join(unknown)}. There are: {', '.join(BENCHES)}.")
+    logs.configure(json_lines=False, level=logging.WARNING)  # what goes well is in the tables
     for name in names or BENCHES:
         BENCHES[name]()
         typer.echo("")
