@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -115,6 +115,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Where settings come from; the first that knows one wins."""
         return init_settings, env_settings, dotenv_settings, _SecretFiles(settings_cls)
+
+    @field_validator("data", "selection_file", "destinations_file", mode="before")
+    @classmethod
+    def _empty_path(cls, path: object, info: ValidationInfo) -> object:
+        # HIPNODE_DATA= with nothing behind it is a line filled in half, not the present folder.
+        if path != "":
+            return path
+        return _state_folder() if info.field_name == "data" else None
 
     @field_validator("ae_title")
     @classmethod

@@ -37,6 +37,16 @@ def test_wrong_settings_are_named_all_at_once(monkeypatch, tmp_path):
         load_settings()
 
 
+def test_a_path_left_empty_is_unset_and_not_the_present_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    unset = load_settings()
+    for name in ("DATA", "SELECTION_FILE", "DESTINATIONS_FILE"):
+        monkeypatch.setenv(f"HIPNODE_{name}", "")
+    settings = load_settings()
+    assert (settings.selection_file, settings.destinations_file) == (None, None)
+    assert settings.data == unset.data != Path()
+
+
 def test_the_environment_wins_over_the_file(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "site.env").write_text("HIPNODE_PORT=104\nHIPNODE_AE_TITLE=FROMFILE\n")
