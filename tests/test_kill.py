@@ -26,6 +26,7 @@ from tests.pipeline import make_package
 ROOT = Path(__file__).parents[1]
 STUDIES = 10
 SEEDS = range(int(os.environ.get("HIPNODE_KILL_SEEDS", "1")))
+MAY_NOT_STRIKE = 6  # a point that is passed once a batch may not come to its third time
 SUMMARY_UIDS = {"SR": "1.2.840.10008.5.1.4.1.1.88.33", "SC": "1.2.840.10008.5.1.4.1.1.7"}
 
 
@@ -87,7 +88,8 @@ def check(node: Node, archive: Pacs, promised: dict[str, str]) -> None:
     assert all(len(versions) == 1 for versions in bytes_of.values()), "a result was sent with other bytes"
 
 
-def run(tmp_path: Path, seed: int, database: str, broker: str) -> None:
+def run(tmp_path: Path, seed: int, database: str, broker: str) -> set[str]:
+    """One storm under these faults: nothing lost, nothing doubled. Returns the points whose fault never struck."""
     rng = random.Random(seed)
     packages = tmp_path / "packages"
     make_package(packages)
@@ -116,17 +118,16 @@ def run(tmp_path: Path, seed: int, database: str, broker: str) -> None:
             wait_for(all_ended, "every study ends", timeout_s=150, every_s=0.5)
             fired = {path.name.removesuffix(".kill") for path in node.marks.iterdir()}
             check(node, archive, promised)
-    # a point that is passed once a batch may not come to its third time; most must have struck
-    assert len(fired) >= len(fault_points()) - 6, sorted(set(fault_points()) - fired)
+    return set(fault_points()) - fired
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_or_doubled_on_sqlite_and_files(tmp_path: Path, seed: int):
-    run(tmp_path, seed, "", "")
+    assert len(run(tmp_path, seed, "", "")) <= MAY_NOT_STRIKE
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_or_doubled_on_postgres_and_redis(
     tmp_path: Path, seed: int, postgres: Postgres, redis: Redis
 ):
-    run(tmp_path, seed, postgres.database(), redis.url)
+    assert len(run(tmp_path, seed, postgres.database(), redis.url)) <= MAY_NOT_STRIKE

@@ -259,7 +259,7 @@ def test_a_stopped_worker_leaves_the_other_its_bells(tmp_path: Path, start_worke
     process.wait()
     queue.ring_analyse()
     start_worker("filesystem://", "analyse")
-    wait_for(lambda: len(heard.read_text().split()) == 2, "the other worker hears it")
+    assert wait_for(lambda: len(heard.read_text().split()) == 2, "the other worker hears it")
 
 
 def test_the_settings_the_traps_call_for() -> None:
