@@ -38,6 +38,15 @@ class Outcome(StrEnum):
     ERROR = "error"  #: attempts are used up
 
 
+class AcceptanceOutcome(StrEnum):
+    """How the run of an acceptance protocol ended; while it has none, no result was shown."""
+
+    PASS = "pass"  # noqa: S105  #: every hypothesis holds
+    FAIL = "fail"  #: enough cases, and a hypothesis does not hold
+    NOT_ENOUGH = "not_enough"  #: too few cases to say either
+    ABANDONED = "abandoned"  #: given up before a result was shown; the reason is kept
+
+
 _A = AnalysisStatus
 TRANSITIONS: dict[AnalysisStatus, frozenset[AnalysisStatus]] = {
     _A.RECEIVING: frozenset({_A.QUEUED, _A.NOT_APPLICABLE, _A.FAILED}),

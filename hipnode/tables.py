@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
+from hipnode.status import AcceptanceOutcome, AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
 
 
 class Role(StrEnum):
@@ -84,6 +84,7 @@ class Base(DeclarativeBase):
         AnalysisStatus: _words(AnalysisStatus),
         DeliveryStatus: _words(DeliveryStatus),
         Outcome: _words(Outcome),
+        AcceptanceOutcome: _words(AcceptanceOutcome),
         ReasonCode: _words(ReasonCode),
         Role: _words(Role),
         dict[str, Any]: JSON,
@@ -313,3 +314,47 @@ class Peer(Base):
     stores_refused: Mapped[int] = mapped_column(BigInteger)  #: C-STORE answered with a failure
     last_refusal: Mapped[str | None] = mapped_column(String(32))  #: NOT_ALLOWED, TOO_MANY, A700, ...
     last_refused_at: Mapped[datetime | None]
+
+
+class Acceptance(Base):
+    """One run of a frozen protocol against one package; the row is there before any result is."""
+
+    __tablename__ = "acceptances"
+    __table_args__ = (
+        Index(  # two runs of one package cannot both begin
+            "uq_acceptances_open",
+            "package_id",
+            unique=True,
+            sqlite_where=text("outcome IS NULL"),
+            postgresql_where=text("outcome IS NULL"),
+        ),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    package_id: Mapped[str] = mapped_column(String(128))
+    package_version: Mapped[str] = mapped_column(String(64))
+    package_sha256: Mapped[str] = mapped_column(
+        String(64), index=True
+    )  #: empty where the weights are elsewhere
+    protocol_name: Mapped[str] = mapped_column(String(128))
+    protocol_sha256: Mapped[str] = mapped_column(String(64))
+    protocol: Mapped[str] = mapped_column(Text)  #: the file as it was frozen
+    data_sha256: Mapped[str] = mapped_column(String(64))
+    code_version: Mapped[str] = mapped_column(String(128))
+    frozen_at: Mapped[datetime]
+    frozen_by: Mapped[str] = mapped_column(String(128))
+    again: Mapped[str | None] = mapped_column(Text)  #: why test cases were used that an earlier run had used
+    fence: Mapped[int] = mapped_column(default=0)  #: how often the run was taken up
+    lease_until: Mapped[datetime | None]
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[AcceptanceOutcome | None]
+    results: Mapped[dict[str, Any] | None]  #: the verdict on each hypothesis, and headline numbers
+    seal: Mapped[str | None] = mapped_column(String(64))  #: SHA-256 of all the row says, once it ended
+
+
+class AcceptanceCase(Base):
+    """A test case an acceptance run touches, as a hash of what identifies it."""
+
+    __tablename__ = "acceptance_cases"
+    acceptance_id: Mapped[int] = mapped_column(ForeignKey("acceptances.id"), primary_key=True)
+    case_sha256: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)

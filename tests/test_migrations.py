@@ -10,11 +10,12 @@ from sqlalchemy import inspect, text
 
 from hipnode import ledger, migrations
 from hipnode.errors import LedgerDown, SettingsError
-from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
-from hipnode.tables import AnalysisImage, Base, Delivery, Result, Role
+from hipnode.status import AcceptanceOutcome, AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
+from hipnode.tables import Acceptance, AcceptanceCase, AnalysisImage, Base, Delivery, Result, Role, Worker
 from tests.test_tables import START, analysis, study
 
 ROOT = Path(__file__).resolve().parents[1]
+HEAD = "0003"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -33,8 +34,8 @@ def tables(url: str) -> set[str]:
 
 
 def test_up_check_every_status_and_down(url: str) -> None:
-    assert migrations.upgrade(url) == migrations.head() == "0002"
-    assert migrations.current(url) == "0002"
+    assert migrations.upgrade(url) == migrations.head() == HEAD
+    assert migrations.current(url) == HEAD
     assert migrations.check(url) == []
     assert tables(url) == set(Base.metadata.tables)
     sessions = ledger.sessions(url)
@@ -66,29 +67,42 @@ def test_up_check_every_status_and_down(url: str) -> None:
     assert migrations.current(url) is None
 
 
-def rows(url: str) -> dict[str, list[tuple[object, ...]]]:
-    """All rows of the tables of revision 0001, their columns of then."""
+Shape = dict[str, list[str]]
+
+
+def shape(url: str) -> Shape:
+    """The columns of each table of a database as it is."""
     sessions = ledger.sessions(url)
-    found = {}
     with ledger.reading(sessions) as session:
-        for name in sorted(set(Base.metadata.tables) - {"peers"}):
-            columns = ", ".join(c.name for c in Base.metadata.tables[name].c if c.name != "bell_at")
-            order = ", ".join(c.name for c in Base.metadata.tables[name].primary_key)
-            found[name] = [
-                tuple(map(str, row))
-                for row in session.execute(text(f"SELECT {columns} FROM {name} ORDER BY {order}"))  # noqa: S608
-            ]
+        seen = inspect(session.connection())
+        found = {
+            name: [c["name"] for c in seen.get_columns(name)]
+            for name in seen.get_table_names()
+            if name != "alembic_version"
+        }
     sessions.kw["bind"].dispose()
     return found
 
 
-def test_rows_in_every_state_survive_the_way_to_0002_and_back(url: str) -> None:
+def rows(url: str, of: Shape) -> dict[str, list[tuple[str, ...]]]:
+    """All rows of these columns, in the order of their first (the key, or the first half of it)."""
+    sessions = ledger.sessions(url)
+    found = {}
+    with ledger.reading(sessions) as session:
+        for name, columns in of.items():
+            order = ", ".join(c.name for c in Base.metadata.tables[name].primary_key)
+            query = text(f"SELECT {', '.join(columns)} FROM {name} ORDER BY {order}")  # noqa: S608
+            found[name] = [tuple(map(str, row)) for row in session.execute(query)]
+    sessions.kw["bind"].dispose()
+    return found
+
+
+def fill(url: str) -> None:
+    """Rows in every table of a database at the newest revision, in every state there is."""
     from tests.ledger_steps import Journey
 
-    migrations.upgrade(url, "0001")
     sessions = ledger.sessions(url)
-    journey = Journey(sessions)
-    journey.delivering("1.2")  # rows in every table but that of the workers
+    Journey(sessions).delivering("1.2")
     with ledger.transaction(sessions) as session:
         for number, status in enumerate(AnalysisStatus, start=10):
             session.add(analysis(1, number=number, status=status))
@@ -99,31 +113,42 @@ def test_rows_in_every_state_survive_the_way_to_0002_and_back(url: str) -> None:
                 )
             )
         for kind in ("analyse", "deliver", "node"):
-            session.execute(
-                text(
-                    "INSERT INTO workers (name, kind, packages, started_at, seen_at)"
-                    " VALUES (:name, :kind, '{}', :at, :at)"
-                ),
-                {"name": f"{kind}@host:1", "kind": kind, "at": START.isoformat(" ")},
+            session.add(
+                Worker(name=f"{kind}@host:1", kind=kind, packages={}, started_at=START, seen_at=START)
             )
-    sessions.kw["bind"].dispose()
-    before = rows(url)
-    assert all(before.values()), before
-
-    assert migrations.upgrade(url) == "0002"
-    assert rows(url) == before
-    assert migrations.check(url) == []
-    sessions = ledger.sessions(url)
-    with ledger.transaction(sessions) as session:
-        assert {worker.bell_at for worker in ledger.workers(session)} == {None}
         ledger.record_peers(session, [ledger.PeerSeen("PACS", "10.1.2.3", "HIPNODE", associations=1)], START)
+        for number, outcome in enumerate((None, *AcceptanceOutcome), start=1):
+            session.add(
+                Acceptance(
+                    id=number, package_id="p", package_version="1", package_sha256="0", protocol_name="yearly",
+                    protocol_sha256="1", protocol="name = 'yearly'", data_sha256="2", code_version="0.1",
+                    frozen_at=START, frozen_by="who", outcome=outcome, results={"n": 3} if outcome else None,
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(AcceptanceCase(acceptance_id=number, case_sha256="c"))
     sessions.kw["bind"].dispose()
 
-    assert migrations.downgrade(url, "0001") == "0001"
-    assert rows(url) == before
-    assert "peers" not in tables(url)
-    assert migrations.upgrade(url) == "0002"  # and there again
-    assert rows(url) == before
+
+@pytest.mark.parametrize("older", ["0001", "0002"])
+def test_rows_in_every_state_survive_the_way_down_up_and_down_again(url: str, older: str) -> None:
+    migrations.upgrade(url)
+    fill(url)
+    assert all(rows(url, shape(url)).values()), "a table without a row shows nothing"
+
+    assert migrations.downgrade(url, older) == older
+    then = shape(url)
+    before = rows(url, then)
+    assert all(before.values()), before
+    assert "acceptances" not in then
+    assert migrations.upgrade(url) == HEAD
+    assert rows(url, then) == before
+    assert migrations.check(url) == []
+    assert migrations.downgrade(url, older) == older
+    assert shape(url) == then
+    assert rows(url, then) == before
+    assert migrations.upgrade(url) == HEAD  # and there again
+    assert rows(url, then) == before
 
 
 def test_the_migrated_tables_serve_the_ledger(url: str) -> None:
@@ -150,7 +175,7 @@ def test_four_processes_that_upgrade_at_once_all_succeed(url: str) -> None:
         for _ in range(4)
     ]
     said = [(up.communicate(), up.returncode) for up in ups]
-    assert [(out.strip(), code) for (out, _), code in said] == [(b"0002", 0)] * 4, said
+    assert [(out.strip(), code) for (out, _), code in said] == [(HEAD.encode(), 0)] * 4, said
 
 
 def test_an_empty_place_has_no_revision_and_stays_empty(tmp_path: Path) -> None:
@@ -209,7 +234,7 @@ def test_alembic_itself_works_on_the_settings(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert migrations.current(f"sqlite:///{tmp_path / 'hipnode.db'}") == "0002"
+    assert migrations.current(f"sqlite:///{tmp_path / 'hipnode.db'}") == HEAD
 
 
 def test_a_place_without_migrations_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -219,6 +244,10 @@ def test_a_place_without_migrations_says_so(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_the_words_of_the_migration_are_wide_enough() -> None:
-    words = [w.value for e in (AnalysisStatus, DeliveryStatus, Outcome, ReasonCode, Role) for w in e]
+    words = [
+        w.value
+        for e in (AnalysisStatus, DeliveryStatus, Outcome, AcceptanceOutcome, ReasonCode, Role)
+        for w in e
+    ]
     assert max(map(len, words)) <= 32
     assert AnalysisImage.__table__.c.decision.type.length >= len("analyse_flag")
