@@ -6,7 +6,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from hipnode.evaluation.tables import TableBox, TablesUnusable, load
+from hipnode.evaluation.tables import TableBox, TablesUnusable, load, load_labels
 
 CLASSES = ("DF", "VF")
 LABELS = "case_id,patient_id,y_class,split,boxes,sex\n"
@@ -186,3 +186,29 @@ def test_problems_repeat_no_identifier_of_a_patient(site):
     assert "row" in text
     assert "Smith" not in text
     assert "Jones" not in text
+
+
+def test_a_case_that_was_not_read_is_told_apart_and_is_no_negative(site):
+    predictions = "case_id,model_id,p_DF,boxes,not_read\nc1,m,0.9,,\nc2,m,,,OTHER_REGION\nc3,m,0.2,,\n"
+    seen = site(predictions=predictions)
+    assert [p.case_id for p in seen.predictions] == ["c1", "c3"]
+    assert [(p.case_id, p.not_read) for p in seen.unread] == [("c2", "OTHER_REGION")]
+
+
+def test_a_case_that_was_not_read_has_no_answer(site):
+    predictions = "case_id,model_id,p_DF,not_read\nc1,m,0.9,DECODE_FAILED\nc2,m,0.1,\nc3,m,0.2,\n"
+    assert problems(site, predictions=predictions) == [
+        "predictions.csv, row 2: it says why the case was not read, and yet has an answer: leave one of them empty"
+    ]
+
+
+def test_labels_are_read_alone_and_name_their_films(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text(
+        '{"case_id": "c1", "patient_id": "p1", "y_class": "N", "file": "a.png", "tone": {"a": 1}}\n'
+    )
+    (label,) = load_labels(path, CLASSES)
+    assert (label.file, label.strata) == ("a.png", {})  # a nested value divides no cases
+    path.write_text('{"case_id": "c1", "patient_id": "p1", "y_class": "XY"}\n')
+    with pytest.raises(TablesUnusable, match="row 1: y_class has the unknown class 'XY'"):
+        load_labels(path, CLASSES)

@@ -23,8 +23,9 @@ SPLITS = ("train", "validation", "test")
 HIPS = ("L", "R", "none")
 CONDITIONS = ("no_ai", "ai")
 LABEL_COLUMNS = (
-    "case_id", "patient_id", "study_uid", "image_uid", "hip", "y_class", "boxes", "points", "split", "site",
+    "case_id", "patient_id", "study_uid", "image_uid", "file", "hip", "y_class", "boxes", "points", "split", "site",
 )  # fmt: skip
+LABELS_NEED = ("case_id", "patient_id", "y_class")
 PROBABILITY = "p_"
 T = TypeVar("T")
 Corners = tuple[float, float, float, float]
@@ -61,7 +62,10 @@ class TableBox:
 
 @dataclass(frozen=True)
 class Label:
-    """The reference of one unit (hip or image). classes: empty for no fracture."""
+    """The reference of one unit (hip or image). classes: empty for no fracture.
+
+    file: its film, a path inside the data folder, where it is not found by image_uid
+    """
 
     row: int
     case_id: str
@@ -75,11 +79,16 @@ class Label:
     split: str | None = None
     site: str | None = None
     strata: Mapping[str, str] = field(default_factory=dict)
+    file: str | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one model said of one unit."""
+    """What one model said of one unit.
+
+    not_read: why it said nothing (a reason code, or words); there are no boxes or probabilities then. Such a
+        unit is no negative: it is told apart from the units that were read.
+    """
 
     row: int
     case_id: str
@@ -89,6 +98,7 @@ class Prediction:
     boxes: tuple[TableBox, ...] = ()
     peak: tuple[float, float] | None = None
     runtime_ms: float | None = None
+    not_read: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,19 +118,34 @@ class Read:
 
 @dataclass(frozen=True)
 class Tables:
-    """Labels, predictions and reads that fit one another."""
+    """Labels, predictions and reads that fit one another.
+
+    predictions: of the units that were read; unread: of those a model refused or failed on. Both together
+        name every case once for each model.
+    """
 
     classes: tuple[str, ...]
     labels: tuple[Label, ...]
     predictions: tuple[Prediction, ...]
     reads: tuple[Read, ...]
+    unread: tuple[Prediction, ...] = ()
+
+
+def load_labels(path: Path, classes: Sequence[str]) -> tuple[Label, ...]:
+    """The labels alone, checked. Raises TablesUnusable with every problem."""
+    problems: list[Problem] = []
+    labels = _parsed(path, tuple(classes), _label, LABELS_NEED, problems)
+    problems += check_labels(labels, path.name)
+    if problems:
+        raise TablesUnusable(problems)
+    return tuple(labels)
 
 
 def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | None = None) -> Tables:
     """The tables, read and checked against each other. Raises TablesUnusable with every problem."""
     problems: list[Problem] = []
     kept = tuple(classes)
-    label_rows = _parsed(labels, kept, _label, ("case_id", "patient_id", "y_class"), problems)
+    label_rows = _parsed(labels, kept, _label, LABELS_NEED, problems)
     prediction_rows = _parsed(predictions, kept, _prediction, ("case_id", "model_id"), problems)
     read_rows: list[Read] = []
     if reads is not None:
@@ -140,7 +165,8 @@ def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | 
         problems += _strangers(label_rows, prediction_rows, read_rows, files)
     if problems:
         raise TablesUnusable(problems)
-    return Tables(kept, tuple(label_rows), tuple(prediction_rows), tuple(read_rows))
+    read, unread = ([p for p in prediction_rows if bool(p.not_read) == why] for why in (False, True))
+    return Tables(kept, tuple(label_rows), tuple(read), tuple(read_rows), tuple(unread))
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -276,12 +302,13 @@ def _label(cells: _Cells) -> Label:
         cells.wrong(f"y_class names {NO_FRACTURE} (no fracture) beside a class")
     own = tuple(dict.fromkeys(name for name in names if name != NO_FRACTURE))
     points = [cells.numbers(point, 2, "a point") for point in cells.listed("points")]
-    strata = {c: cells.text(c) for c in cells.values if c not in LABEL_COLUMNS}
+    plain = {c for c, value in cells.values.items() if not isinstance(value, dict | list)}
+    strata = {c: cells.text(c) for c in cells.values if c in plain and c not in LABEL_COLUMNS}
     return Label(
         cells.row, cells.needed("case_id"), cells.needed("patient_id"), own, cells.choice("hip", HIPS),
         cells.text("study_uid"), cells.text("image_uid"), cells.boxes(own, scored=False),
         tuple((p[0], p[1]) for p in points if p), cells.choice("split", SPLITS), cells.text("site"),
-        {column: text for column, text in strata.items() if text is not None},
+        {column: text for column, text in strata.items() if text is not None}, cells.text("file"),
     )  # fmt: skip
 
 
@@ -294,14 +321,17 @@ def _prediction(cells: _Cells) -> Prediction:
         value = cells.number(column, 0, 1)
         if name in (*cells.classes, NO_FRACTURE) and value is not None:
             chances[name] = value
-    if not chances and "boxes" not in cells.values and not cells.problems:
+    not_read = cells.text("not_read")
+    boxes = cells.boxes((), scored=True)
+    if not_read and (chances or boxes):
+        cells.wrong("it says why the case was not read, and yet has an answer: leave one of them empty")
+    if not not_read and not chances and "boxes" not in cells.values and not cells.problems:
         cells.wrong("it has neither a p_ column of a known class nor boxes")
     peak = cells.listed("heatmap_max_xy")
     xy = cells.numbers(peak, 2, "heatmap_max_xy") if peak else None
     return Prediction(
         cells.row, cells.needed("case_id"), cells.needed("model_id"), cells.text("model_version") or "",
-        chances, cells.boxes((), scored=True), (xy[0], xy[1]) if xy else None,
-        cells.number("runtime_ms", 0, 1e12),
+        chances, boxes, (xy[0], xy[1]) if xy else None, cells.number("runtime_ms", 0, 1e12), not_read,
     )  # fmt: skip
 
 
