@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 DEFAULT_RESAMPLES = 2000
 CELLS_AT_ONCE = 2_000_000  # weights in memory at a time: 16 MB
 FEWEST_DRAWS = 0.95  # below this share of resamples with a value, the interval would be of another quantity
+NO_WIDTH = 1e-12  # rounding apart, all the same
 
 
 def codes_of(patients: ArrayLike | None, units: int) -> NDArray[np.int64]:
@@ -84,11 +85,15 @@ def percentile_interval(draws: NDArray[np.float64], drawn: str) -> tuple[float |
     """The 2.5 and 97.5 percentiles and the words for the method (Efron and Tibshirani 1993, chapter 13).
 
     drawn: what was resampled, for the words, e.g. "812 patients"
-    Where more than 5 % of the resamples have no value there is no interval, and the words say so.
+    Where more than 5 % of the resamples have no value there is no interval, and the words say so. Nor is there
+    one where all have the same: no error among 10 cases makes every resample perfect, and an interval of no
+    width would claim certainty.
     """
     there = draws[np.isfinite(draws)]
     if len(there) < FEWEST_DRAWS * len(draws):
         return None, None, f"no interval: {len(draws) - len(there)} of {len(draws)} resamples have no value"
+    if np.ptp(there) < NO_WIDTH:
+        return None, None, f"no interval: every resample of {drawn} gives the same value"
     low, high = np.percentile(there, [2.5, 97.5])
     lost = f", {len(draws) - len(there)} without a value" if len(there) < len(draws) else ""
     return float(low), float(high), f"bootstrap of {drawn} ({len(draws)}{lost})"
