@@ -5,5 +5,8 @@ golden_nc4_seed1.npz      outputs, intermediate points, NMS and training figures
 golden_train_misc.json    learning rates, EMA momenta, one distillation loss
 seeded.py                 the weights and inputs those figures belong to
 
-The figures were measured by running tinyvision/DAMO-YOLO (commit 319572e, Apache-2.0).
+r/                        what R's statistics packages say about data with ties, for the evaluation; made by
+                          r/evaluation.R, which names the Debian packages
+
+The figures of the network were measured by running tinyvision/DAMO-YOLO (commit 319572e, Apache-2.0).
 """
