@@ -139,6 +139,14 @@ class ImageReading:
     candidates: tuple[Candidate, ...] = ()
     flags: tuple[Reason, ...] = ()  #: selection flags: "analysed although ..."
 
+    @property
+    def best_scores(self) -> dict[str, float]:
+        """Class name -> the best score among its candidates, fired or not; a class without one is left out."""
+        best: dict[str, float] = {}
+        for candidate in self.candidates:
+            best[candidate.class_name] = max(candidate.score, best.get(candidate.class_name, candidate.score))
+        return best
+
 
 @dataclass(frozen=True)
 class StudyReading:

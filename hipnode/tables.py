@@ -182,6 +182,8 @@ class AnalysisImage(Base):
     outcome: Mapped[Outcome | None]
     reason_code: Mapped[ReasonCode | None]
     reason: Mapped[str | None] = mapped_column(Text)
+    #: class -> its best score, fired or not; a class without candidate is left out, null: not looked at
+    scores: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class Finding(Base):
@@ -358,3 +360,16 @@ class AcceptanceCase(Base):
     __tablename__ = "acceptance_cases"
     acceptance_id: Mapped[int] = mapped_column(ForeignKey("acceptances.id"), primary_key=True)
     case_sha256: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class FinalReport(Base):
+    """What the radiologists' final report says of a study, as imported; its text is never kept."""
+
+    __tablename__ = "final_reports"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), unique=True)
+    fracture: Mapped[bool]
+    #: class names, empty without fracture; null: a fracture whose class is not said
+    classes: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    imported_at: Mapped[datetime]  #: the last time
+    imported_by: Mapped[str] = mapped_column(String(128))

@@ -11,11 +11,21 @@ from sqlalchemy import inspect, text
 from hipnode import ledger, migrations
 from hipnode.errors import LedgerDown, SettingsError
 from hipnode.status import AcceptanceOutcome, AnalysisStatus, DeliveryStatus, Outcome, ReasonCode
-from hipnode.tables import Acceptance, AcceptanceCase, AnalysisImage, Base, Delivery, Result, Role, Worker
+from hipnode.tables import (
+    Acceptance,
+    AcceptanceCase,
+    AnalysisImage,
+    Base,
+    Delivery,
+    FinalReport,
+    Result,
+    Role,
+    Worker,
+)
 from tests.test_tables import START, analysis, study
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAD = "0003"
+HEAD = "0004"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -127,10 +137,13 @@ def fill(url: str) -> None:
             )  # fmt: skip
             session.flush()
             session.add(AcceptanceCase(acceptance_id=number, case_sha256="c"))
+        session.add(
+            FinalReport(study_id=1, fracture=True, classes=["DF"], imported_at=START, imported_by="who")
+        )
     sessions.kw["bind"].dispose()
 
 
-@pytest.mark.parametrize("older", ["0001", "0002"])
+@pytest.mark.parametrize("older", ["0001", "0002", "0003"])
 def test_rows_in_every_state_survive_the_way_down_up_and_down_again(url: str, older: str) -> None:
     migrations.upgrade(url)
     fill(url)
@@ -140,7 +153,7 @@ def test_rows_in_every_state_survive_the_way_down_up_and_down_again(url: str, ol
     then = shape(url)
     before = rows(url, then)
     assert all(before.values()), before
-    assert "acceptances" not in then
+    assert "final_reports" not in then
     assert migrations.upgrade(url) == HEAD
     assert rows(url, then) == before
     assert migrations.check(url) == []

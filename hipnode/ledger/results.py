@@ -12,7 +12,7 @@ from hipnode.findings import ImageReading, StudyReading
 from hipnode.ledger.deliveries import open_delivery, settle
 from hipnode.ledger.mover import advance
 from hipnode.ledger.records import Claim, RecordedResults, ResultFile, Route
-from hipnode.status import AnalysisStatus, DeliveryStatus
+from hipnode.status import AnalysisStatus, DeliveryStatus, Outcome
 from hipnode.tables import AnalysisImage, AnalysisResult, Delivery, Finding, Instance, Result
 
 
@@ -105,6 +105,8 @@ def _record_image(session: Session, analysis_id: int, image: ImageReading) -> No
     if row_id is None:
         raise IllegalTransition(f"analysis {analysis_id} was read from an image it does not have")
     values: dict[str, Any] = {"outcome": image.outcome}
+    if image.outcome in (Outcome.FINDINGS, Outcome.NONE):
+        values["scores"] = image.best_scores  # rounded by the decision rule: the numbers that decided
     if image.reason is not None:
         values |= {"reason_code": image.reason.code, "reason": image.reason.sentence}
     session.execute(update(AnalysisImage).where(AnalysisImage.id == row_id).values(values))
