@@ -147,7 +147,7 @@ def test_a_column_of_an_unknown_class_is_named_once(site):
 
 def test_a_case_without_an_answer_is_no_negative(site):
     (said,) = problems(site, predictions=PREDICTIONS + "c1,m,1,0.9,0.1,\n")
-    assert "model m 1 has no prediction for 2 of 3 cases, the first at row 3 of labels.csv" in said
+    assert "model m 1 has no prediction for 1 of 2 cases, the first at row 3 of labels.csv" in said
 
 
 @pytest.mark.parametrize(
@@ -212,3 +212,30 @@ def test_labels_are_read_alone_and_name_their_films(tmp_path):
     path.write_text('{"case_id": "c1", "patient_id": "p1", "y_class": "XY"}\n')
     with pytest.raises(TablesUnusable, match="row 1: y_class has the unknown class 'XY'"):
         load_labels(path, CLASSES)
+
+
+def test_a_box_of_a_class_that_the_row_does_not_have_is_named(site):
+    labels = LABELS + 'c1,p1,N,,"[{""xyxy"": [1, 1, 5, 5], ""class"": ""DF""}]",\n'
+    assert problems(site, labels=labels, predictions=PREDICTIONS + "c1,m,1,0,0,\n") == [
+        "labels.csv, row 2: it has a box of DF, and its y_class does not name DF"
+    ]
+
+
+def test_train_cases_need_no_prediction_and_the_others_do(site):
+    labels = LABELS + "c1,p1,DF,train,,\nc2,p2,N,test,,\n"
+    assert len(site(labels=labels, predictions=PREDICTIONS + "c2,m,1,0,0,\n").predictions) == 1
+    (only,) = problems(site, labels=labels, predictions=PREDICTIONS + "c1,m,1,0,0,\n")
+    assert "has no prediction for 1 of 1 cases, the first at row 3" in only
+
+
+def test_the_size_of_an_image_is_whole_pixels(site):
+    labels = "case_id,patient_id,y_class,rows,columns\nc1,p1,DF,2000,1500\nc2,p2,N,,\n"
+    predictions = "case_id,model_id,p_DF,p_VF\nc1,m,1,0\nc2,m,0,0\n"
+    assert [label.size for label in site(labels=labels, predictions=predictions).labels] == [
+        (2000, 1500),
+        None,
+    ]
+    half = labels.replace("2000", "2000.5")
+    assert problems(site, labels=half, predictions=predictions) == [
+        "labels.csv, row 2: rows and columns are whole numbers of pixels"
+    ]

@@ -24,6 +24,7 @@ HIPS = ("L", "R", "none")
 CONDITIONS = ("no_ai", "ai")
 LABEL_COLUMNS = (
     "case_id", "patient_id", "study_uid", "image_uid", "file", "hip", "y_class", "boxes", "points", "split", "site",
+    "rows", "columns",
 )  # fmt: skip
 LABELS_NEED = ("case_id", "patient_id", "y_class")
 PROBABILITY = "p_"
@@ -65,6 +66,7 @@ class Label:
     """The reference of one unit (hip or image). classes: empty for no fracture.
 
     file: its film, a path inside the data folder, where it is not found by image_uid
+    size: (rows, columns) of the image in pixels
     """
 
     row: int
@@ -80,6 +82,7 @@ class Label:
     site: str | None = None
     strata: Mapping[str, str] = field(default_factory=dict)
     file: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ class Tables:
     """Labels, predictions and reads that fit one another.
 
     predictions: of the units that were read; unread: of those a model refused or failed on. Both together
-        name every case once for each model.
+        name every case once for each model, but for those of the train split.
+    files: names of the three tables, for what is found wrong later
     """
 
     classes: tuple[str, ...]
@@ -129,6 +133,7 @@ class Tables:
     predictions: tuple[Prediction, ...]
     reads: tuple[Read, ...]
     unread: tuple[Prediction, ...] = ()
+    files: tuple[str, str, str] = ("labels", "predictions", "reads")
 
 
 def load_labels(path: Path, classes: Sequence[str]) -> tuple[Label, ...]:
@@ -160,13 +165,13 @@ def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | 
         reads.name if reads else "",
         "case, reader, condition and phase are",
     )
+    files = (labels.name, predictions.name, reads.name if reads else "")
     if whole:  # a row that could not be read would be reported again as a missing case
-        files = (labels.name, predictions.name, reads.name if reads else "")
         problems += _strangers(label_rows, prediction_rows, read_rows, files)
     if problems:
         raise TablesUnusable(problems)
     read, unread = ([p for p in prediction_rows if bool(p.not_read) == why] for why in (False, True))
-    return Tables(kept, tuple(label_rows), tuple(read), tuple(read_rows), tuple(unread))
+    return Tables(kept, tuple(label_rows), tuple(read), tuple(read_rows), tuple(unread), files)
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -270,6 +275,15 @@ class _Cells:
         kept = [each for each in found if each is not None]
         return kept if len(kept) == count else None
 
+    def size(self) -> tuple[int, int] | None:
+        """Rows and columns of the image, where both are given."""
+        rows, columns = (self.number(column, 1, 1e6) for column in ("rows", "columns"))
+        if rows is None or columns is None:
+            return None
+        if rows % 1 or columns % 1:
+            self.wrong("rows and columns are whole numbers of pixels")
+        return int(rows), int(columns)
+
     def boxes(self, own: Sequence[str], *, scored: bool) -> tuple[TableBox, ...]:
         """The row's boxes. own: its classes, of which a box without class takes the only one."""
         made = []
@@ -302,13 +316,18 @@ def _label(cells: _Cells) -> Label:
         cells.wrong(f"y_class names {NO_FRACTURE} (no fracture) beside a class")
     own = tuple(dict.fromkeys(name for name in names if name != NO_FRACTURE))
     points = [cells.numbers(point, 2, "a point") for point in cells.listed("points")]
+    boxes = cells.boxes(own, scored=False)
+    for name in dict.fromkeys(box.class_name for box in boxes):
+        if name not in own:
+            cells.wrong(f"it has a box of {name}, and its y_class does not name {name}")
     plain = {c for c, value in cells.values.items() if not isinstance(value, dict | list)}
     strata = {c: cells.text(c) for c in cells.values if c in plain and c not in LABEL_COLUMNS}
     return Label(
         cells.row, cells.needed("case_id"), cells.needed("patient_id"), own, cells.choice("hip", HIPS),
-        cells.text("study_uid"), cells.text("image_uid"), cells.boxes(own, scored=False),
+        cells.text("study_uid"), cells.text("image_uid"), boxes,
         tuple((p[0], p[1]) for p in points if p), cells.choice("split", SPLITS), cells.text("site"),
         {column: text for column, text in strata.items() if text is not None}, cells.text("file"),
+        cells.size(),
     )  # fmt: skip
 
 
@@ -401,11 +420,12 @@ def _strangers(
         model = (prediction.model_id, prediction.model_version)
         seen.setdefault(model, set()).add(prediction.case_id)
     for (model_id, version), cases in seen.items():
-        left_out = [label.row for label in labels if label.case_id not in cases]
+        judged = [label for label in labels if label.split != "train"]  # train cases are never judged
+        left_out = [label.row for label in judged if label.case_id not in cases]
         if left_out:
             says = (
                 f"model {model_id} {version}".rstrip()
-                + f" has no prediction for {len(left_out)} of {len(known)} cases, the first at row "
+                + f" has no prediction for {len(left_out)} of {len(judged)} cases, the first at row "
                 f"{left_out[0]} of {files[0]}; a case without an answer is no negative"
             )
             problems.append(Problem(files[1], None, says))
