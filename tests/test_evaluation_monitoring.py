@@ -5,9 +5,19 @@ from datetime import date, timedelta
 
 import numpy as np
 import pytest
+from scipy.stats import chi2, fisher_exact
 
 from hipnode.evaluation.counts import Counts
-from hipnode.evaluation.monitoring import agreement, cusum, p_chart, period, psi, rolling_days, week_of
+from hipnode.evaluation.monitoring import (
+    agreement,
+    cusum,
+    p_chart,
+    period,
+    psi,
+    rolling_days,
+    shift,
+    week_of,
+)
 
 BASELINE = [i % 5 == 0 for i in range(500)]  # 20 %
 
@@ -36,6 +46,35 @@ def test_a_week_without_studies_has_no_share():
         p_chart(["week 7"], [3], [2], BASELINE)
 
 
+def test_outside_by_chance_is_no_alarm():
+    rare = [i < 10 for i in range(500)]  # 2 %
+    week, quarter = p_chart(["week", "quarter"], [4, 260], [50, 9000], rare).points
+    assert (week.outside, week.alarm) == (True, False), "4 of 50 where 1 is expected: chance gives that"
+    assert (quarter.outside, quarter.alarm) == (True, False), "2.9 %: 10 of 500 do not know the rate so well"
+    assert week.chance == pytest.approx(fisher_exact([[4, 46], [10, 490]]).pvalue)
+    (plain,) = p_chart(["week"], [14], [50], rare).points
+    assert plain.alarm
+    assert p_chart(["week"], [1], [50], rare).points[0].chance is None
+
+
+def test_false_alarms_of_large_weeks_against_a_small_baseline_are_few():
+    generator = np.random.default_rng(6)
+    outside = alarms = 0
+    for _ in range(150):
+        baseline = (generator.random(500) < 0.2).tolist()
+        (point,) = p_chart(["w"], [int(generator.binomial(2000, 0.2))], [2000], baseline).points
+        outside, alarms = outside + point.outside, alarms + point.alarm
+    assert outside > 15
+    assert alarms <= 2
+
+
+def test_a_shift_tells_both_shares_and_how_often_chance_gives_it():
+    worse = shift(60, 100, 100, 500)
+    assert (worse.now.value, worse.baseline.value, worse.alarm) == (0.6, 0.2, True)
+    assert shift(21, 100, 100, 500).chance > 0.5
+    assert (shift(0, 0, 100, 500).chance, shift(0, 0, 100, 500).alarm) == (None, False)
+
+
 def test_a_class_never_seen_in_the_baseline_is_said():
     chart = p_chart(["w1", "w2"], [0, 1], [50, 50], [False] * 500)
     assert [p.outside for p in chart.points] == [False, True]
@@ -55,7 +94,10 @@ def test_the_stability_index_by_hand():
     expected = (0.25 - 0.5) * math.log(0.25 / 0.5) + (0.75 - 0.5) * math.log(0.75 / 0.5)
     assert drift.value == pytest.approx(expected)
     assert (drift.expected, drift.observed) == ((2, 2), (1, 3))
-    assert drift.alarm
+    assert drift.value > 0.2
+    assert not drift.alarm, "four scores against four"
+    many = psi([0.1, 0.2, 0.3, 0.4] * 50, [0.1, 0.35, 0.35, 0.4] * 50, bins=2)
+    assert (many.value, many.alarm) == (pytest.approx(expected), True)
 
 
 def test_the_index_is_nought_for_the_same_scores_and_the_same_either_way_round():
@@ -72,6 +114,24 @@ def test_without_drift_the_index_is_what_chance_gives():
     generator = np.random.default_rng(3)
     values = [psi(generator.random(1000), generator.random(1000)).value for _ in range(200)]
     assert np.mean(values) == pytest.approx(9 * (2 / 1000), rel=0.1)
+
+
+def test_an_index_that_chance_gives_raises_no_alarm():
+    generator = np.random.default_rng(5)
+    before = generator.beta(2, 5, 500)
+    weeks = [psi(before, generator.beta(2, 5, 50)) for _ in range(100)]
+    assert sum(w.value > 0.2 for w in weeks) > 20, "the plain threshold would alarm every few weeks"
+    assert sum(w.alarm for w in weeks) <= 2
+    # chi-square with 9 degrees of freedom times (1/n + 1/m) is near it for samples of this size
+    large = psi(before, generator.beta(2, 5, 2000))
+    assert large.by_chance == pytest.approx(chi2.ppf(1 - 0.0027, 9) * (1 / 500 + 1 / 2000), rel=0.1)
+    assert psi(before, generator.beta(3, 4, 60)).alarm
+
+
+def test_a_class_the_baseline_never_scored_takes_more_than_one_study_to_alarm():
+    assert not psi([0.0] * 500, [0.0, 0.0, 0.6]).alarm
+    assert not psi([0.0] * 500, [0.0] * 39 + [0.6]).alarm
+    assert psi([0.0] * 500, [0.0] * 50 + [0.6] * 10).alarm
 
 
 def test_scores_that_left_a_bin_count_and_stay_finite():

@@ -1,6 +1,8 @@
 """Numbers to watch a model by: counts per period, p-chart, score drift, agreement with reports. Pure.
 
-Thresholds of alarms are arguments with the usual value; an alarm is a reason to look, not a proof.
+Thresholds of alarms are arguments with the usual value; an alarm is a reason to look, not a proof. Alarms
+of shares and scores ask first whether chance gives as much: without any change 1 comparison of 370 raises
+one, as often as 3 standard deviations are left (CHANCE).
 """
 
 import math
@@ -10,6 +12,7 @@ from datetime import date, timedelta
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import fisher_exact
 
 from hipnode.evaluation.counts import Counts
 from hipnode.evaluation.estimates import Estimate
@@ -19,11 +22,19 @@ BASELINE_STUDIES = 500
 PSI_ALARM = 0.2
 PSI_BINS = 10
 PSI_FLOOR = 1e-4  # share given to an empty bin, whose logarithm would be infinite
+PSI_DRAWS = 4000
+PSI_FEWEST = 30  # scores on a side; fewer fill ten bins too thinly to tell drift from chance
+CHANCE = 0.0027  # two-sided, 3 standard deviations
 
 
 @dataclass(frozen=True)
 class ChartPoint:
-    """One period of a p-chart: positives of n, and the limits that n allows; share None without studies."""
+    """One period of a p-chart: positives of n, and the limits that n allows; share None without studies.
+
+    outside: beyond the limits; they take the baseline's share for certain and a binomial for normal
+    chance: where outside, how often two samples of these sizes from one rate differ so much (Fisher's exact
+        test against the baseline); else None
+    """
 
     period: str
     positives: int
@@ -32,6 +43,12 @@ class ChartPoint:
     lower: float
     upper: float
     outside: bool
+    chance: float | None = None
+
+    @property
+    def alarm(self) -> bool:
+        """Outside, and not by chance: neither few studies nor a small baseline explain it."""
+        return self.chance is not None and self.chance < CHANCE
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,8 @@ class PChart:
 class Drift:
     """Population stability index of scores against a baseline. value None where a side has no scores.
 
+    by_chance: what 1 of 370 pairs of samples of these sizes exceed without any drift; simulated
+    alarm: the value is above the threshold and above by_chance
     edges: (k + 1,) of the bins; expected, observed: counts per bin, so that any cell can be checked
     """
 
@@ -56,6 +75,21 @@ class Drift:
     edges: tuple[float, ...]
     expected: tuple[int, ...]
     observed: tuple[int, ...]
+    by_chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A share of one stretch against that of the baseline. chance: Fisher's exact test, two-sided; None without n."""
+
+    now: Estimate
+    baseline: Estimate
+    chance: float | None
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the difference is more than chance gives."""
+        return self.chance is not None and self.chance < CHANCE
 
 
 @dataclass(frozen=True)
@@ -162,7 +196,9 @@ def p_chart(
     """A p-chart of a positive rate: limits centre +- 3 sqrt(centre (1 - centre) / n), within 0..1.
 
     baseline: whether each of the first `baseline_studies` studies was positive, in order; more are not used.
-    Source: Shewhart 1931; Montgomery, Introduction to Statistical Quality Control, section 7.2.
+    Source: Shewhart 1931; Montgomery, Introduction to Statistical Quality Control, section 7.2. With a large
+    period these limits are too narrow, because the baseline is a sample itself, and with a small share they
+    are too low: hence `ChartPoint.chance`.
     """
     for name, hits, n in zip(periods, positives, studies, strict=True):
         if not 0 <= hits <= n:
@@ -182,11 +218,21 @@ def p_chart(
         half = 3 * math.sqrt(centre * (1 - centre) / n) if n else 1.0
         lower, upper = max(centre - half, 0.0), min(centre + half, 1.0)
         outside = share is not None and not lower - 1e-12 <= share <= upper + 1e-12
-        points.append(ChartPoint(name, hits, n, share, lower, upper, outside))
+        chance = shift(hits, n, int(first.sum()), len(first)).chance if outside else None
+        points.append(ChartPoint(name, hits, n, share, lower, upper, outside, chance))
     says = f"limits from the first {len(first)} studies"
     if centre in (0.0, 1.0):
         says += f", all of which were {'positive' if centre else 'negative'}: every other answer is outside"
     return PChart(centre, len(first), tuple(points), says)
+
+
+def shift(hits: int, n: int, baseline_hits: int, baseline_n: int) -> Shift:
+    """hits of n against the baseline's, with Wilson limits and Fisher's exact test (J R Stat Soc 1922;85:87-94)."""
+    chance = None
+    if n and baseline_n:
+        table = [[hits, n - hits], [baseline_hits, baseline_n - baseline_hits]]
+        chance = float(fisher_exact(table).pvalue)
+    return Shift(wilson(hits, n), wilson(baseline_hits, baseline_n), chance)
 
 
 def psi(baseline: ArrayLike, current: ArrayLike, bins: int = PSI_BINS, alarm: float = PSI_ALARM) -> Drift:
@@ -194,7 +240,8 @@ def psi(baseline: ArrayLike, current: ArrayLike, bins: int = PSI_BINS, alarm: fl
 
     Equal baseline scores stay in one bin, so there may be fewer. A share of 0 counts as 1e-4. For few scores
     the index is large by chance: about (bins - 1)(1/n + 1/m) is expected without any drift (Yurdakul and
-    Naranjo, J Risk Model Valid 2020;14(4)).
+    Naranjo, J Risk Model Valid 2020;14(4)), so that 50 scores pass 0.2 every third
+    time: no alarm then, nor for fewer than 30 scores.
     """
     before, after = (np.asarray(x, dtype=np.float64) for x in (baseline, current))
     if before.ndim != 1 or after.ndim != 1 or bins < 2:
@@ -205,10 +252,14 @@ def psi(baseline: ArrayLike, current: ArrayLike, bins: int = PSI_BINS, alarm: fl
         return Drift(None, False, (), (), ())
     inner = np.unique(np.quantile(before, np.arange(1, bins) / bins))
     expected, observed = (_counts(x, inner) for x in (before, after))
-    e, o = (np.maximum(c / c.sum(), PSI_FLOOR) for c in (expected, observed))
-    value = float(((o - e) * np.log(o / e)).sum())
+    value = float(_index(expected, observed))
+    pooled = (expected + observed) / (len(before) + len(after))
+    generator = np.random.default_rng(1)
+    draws = [generator.multinomial(len(x), pooled, PSI_DRAWS) for x in (before, after)]
+    by_chance = float(np.quantile(_index(*draws), 1 - CHANCE))
+    drifted = value > max(alarm, by_chance) and min(len(before), len(after)) >= PSI_FEWEST
     edges = (-math.inf, *inner.tolist(), math.inf)
-    return Drift(value, value > alarm, edges, tuple(expected.tolist()), tuple(observed.tolist()))
+    return Drift(value, drifted, edges, tuple(expected.tolist()), tuple(observed.tolist()), by_chance)
 
 
 def cusum(wrong: Sequence[bool], acceptable: float, unacceptable: float, limit: float = 4.0) -> Cusum:
@@ -250,3 +301,9 @@ def agreement(model: Sequence[bool], report: Sequence[bool | None]) -> Agreement
 
 def _counts(values: NDArray[np.float64], inner: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.bincount(np.searchsorted(inner, values, side="left"), minlength=len(inner) + 1)
+
+
+def _index(expected: NDArray[np.int64], observed: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(..., bins) counts of two samples -> (...) stability index."""
+    e, o = (np.maximum(c / c.sum(axis=-1, keepdims=True), PSI_FLOOR) for c in (expected, observed))
+    return np.asarray(((o - e) * np.log(o / e)).sum(axis=-1))
