@@ -10,10 +10,11 @@ from hipnode.evaluation.intervals import (
     number_of_patients,
     resampled_sums,
     sample_size,
+    share_by_patient,
     strata_when_few,
     wilson,
 )
-from hipnode.evaluation.resampling import bootstrap_weights, codes_of
+from hipnode.evaluation.resampling import Resamples, bootstrap_weights, codes_of
 
 
 def ratio(sums):
@@ -155,3 +156,37 @@ def test_patients_are_counted_once():
 def test_a_table_of_one_dimension_is_refused():
     with pytest.raises(ValueError, match="two dimensions"):
         resampled_sums([1, 2], seed=0)
+
+
+def test_one_unit_a_patient_gives_wilson_whatever_their_names():
+    hits = [True] * 45 + [False] * 5
+    assert share_by_patient(hits) == wilson(45, 50)
+    assert share_by_patient(hits, [f"p{i}" for i in range(50)]) == wilson(45, 50)
+    assert share_by_patient([]).value is None
+
+
+def test_two_hips_that_always_agree_are_one_observation():
+    """The design effect of pairs alike is 2: the interval is that of half as many units."""
+    hits, patients = np.repeat([True] * 45 + [False] * 5, 2), np.repeat(np.arange(50), 2)
+    seen, half = share_by_patient(hits, patients), wilson(45, 50)
+    assert (seen.value, seen.n, seen.events) == (0.9, 100, 90)
+    assert (seen.low, seen.high) == pytest.approx((half.low, half.high), abs=0.002)
+    assert "of 50 patients" in seen.method
+
+
+def test_the_interval_by_patient_is_never_narrower_than_wilson():
+    apart = share_by_patient([True, False] * 50, np.repeat(np.arange(50), 2))  # hips of a patient never agree
+    assert (apart.low, apart.high) == (wilson(50, 100).low, wilson(50, 100).high)
+    alike = share_by_patient([True] * 100, np.repeat(np.arange(50), 2))
+    assert (alike.low, alike.high) == (pytest.approx(wilson(50, 50).low), 1.0)
+    assert share_by_patient([True, False], ["p", "p"]).low is None
+
+
+def test_shared_resamples_are_those_of_the_plain_bootstrap():
+    rng = np.random.default_rng(5)
+    patients, table = rng.integers(0, 9, 20), rng.normal(size=(20, 3))
+    shared = Resamples.draw(patients, 20, seed=7, resamples=30)
+    assert np.allclose(shared.sums(table), resampled_sums(table, patients, seed=7, resamples=30))
+    assert np.allclose(shared.draws(lambda w: w @ table[:, 0]), shared.sums(table)[:, 0])
+    order = rng.permutation(20)
+    assert np.allclose(shared.draws(lambda w: w @ table[order, 0], order), shared.sums(table)[:, 0])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hipnode.evaluation.classes import Boxes
+from hipnode.evaluation.classes import Boxes, iou_matrix
 from hipnode.evaluation.localisation import (
     FROC_RATES,
     PIXEL_METRICS,
@@ -207,3 +207,20 @@ def test_average_precision_is_that_of_pycocotools():
     for class_id, (half, over_all) in enumerate(known):
         assert average_precision_at(reference, predicted, class_id, 0.5) == pytest.approx(half, abs=1e-9)
         assert coco_average_precision(reference, predicted, class_id) == pytest.approx(over_all, abs=1e-9)
+
+
+def test_matching_many_boxes_is_the_greedy_rule_one_by_one():
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        reference, predicted = some_boxes(rng, 12), some_boxes(rng, 25)
+        free, taken = set(range(len(reference))), [-1] * len(predicted)
+        for p in sorted(range(len(predicted)), key=lambda i: -predicted.score[i]):
+            near = [
+                (float(iou_matrix(predicted.corners[[p]], reference.corners[[r]])[0, 0]), -r)
+                for r in free
+                if reference.unit[r] == predicted.unit[p] and reference.class_id[r] == predicted.class_id[p]
+            ]
+            if near and max(near)[0] >= 0.1:
+                taken[p] = -max(near)[1]
+                free.remove(taken[p])
+        assert match(reference, predicted, 0.1).taken.tolist() == taken

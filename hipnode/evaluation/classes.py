@@ -110,25 +110,36 @@ def class_scores(boxes: Boxes, units: int, classes: int) -> NDArray[np.float64]:
     return scores
 
 
-def multi_label(scores: NDArray[np.float64], names: Sequence[str], rule: DecisionRule) -> NDArray[np.bool_]:
+def multi_label(
+    scores: NDArray[np.float64],
+    names: Sequence[str],
+    rule: DecisionRule,
+    digits: int | None = SCORE_DIGITS,
+) -> NDArray[np.bool_]:
     """(units, classes) bool, the multi-label view: class k is positive from its own threshold.
 
+    digits: scores are rounded as the node does; None for scores of others, which are compared as they are.
     Raises KeyError for a class without threshold. A class without box is never positive, also where its
     threshold is 0.
     """
     thresholds = np.array([rule.thresholds[name] for name in names])
-    rounded = np.round(scores, SCORE_DIGITS)
+    rounded = scores if digits is None else np.round(scores, digits)
     return np.asarray((rounded >= thresholds) & (rounded > 0))
 
 
-def single_label(scores: NDArray[np.float64], names: Sequence[str], rule: DecisionRule) -> list[str]:
+def single_label(
+    scores: NDArray[np.float64],
+    names: Sequence[str],
+    rule: DecisionRule,
+    digits: int | None = SCORE_DIGITS,
+) -> list[str]:
     """(units,) the single-label view: the best class that fired, N where none did.
 
     Equal scores: the class that comes first in names. With the rule's valgus priority VF is named before
     DF from that score of VF on.
     """
-    fired = multi_label(scores, names, rule)
-    rounded = np.round(scores, SCORE_DIGITS)
+    fired = multi_label(scores, names, rule, digits)
+    rounded = scores if digits is None else np.round(scores, digits)
     best = np.where(fired, rounded, -1.0).argmax(axis=1) if len(names) else np.zeros(len(scores), np.int64)
     if rule.valgus_priority is not None and VALGUS_IMPACTED in names and DISPLACED in names:
         valgus, displaced = names.index(VALGUS_IMPACTED), names.index(DISPLACED)

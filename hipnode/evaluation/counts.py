@@ -20,9 +20,10 @@ from hipnode.evaluation.intervals import (
     number_of_patients,
     proportion,
     resampled_sums,
+    share_by_patient,
     strata_when_few,
 )
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES
+from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, Resamples, codes_of
 
 METRICS = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy")
 AVERAGED = ("sensitivity", "specificity", "ppv", "f1")
@@ -136,6 +137,22 @@ def count(reference: ArrayLike, called: ArrayLike) -> Counts:
     return Counts(tp, fn, fp, tn)
 
 
+def proportions_by_patient(
+    reference: ArrayLike, called: ArrayLike, patients: ArrayLike | None = None
+) -> dict[str, Estimate]:
+    """What `Counts.proportions` gives, with intervals that know which units are of one patient."""
+    truth, seen = np.asarray(reference, dtype=np.bool_), np.asarray(called, dtype=np.bool_)
+    owners = codes_of(patients, len(truth))
+    asked = {
+        "accuracy": (truth == seen, np.ones_like(truth)),
+        "sensitivity": (seen, truth),
+        "specificity": (~seen, ~truth),
+        "ppv": (truth, seen),
+        "npv": (~truth, ~seen),
+    }
+    return {name: share_by_patient(hit[among], owners[among]) for name, (hit, among) in asked.items()}
+
+
 def confusion(reference: Sequence[str], called: Sequence[str], outcomes: Sequence[str]) -> NDArray[np.int64]:
     """(K, K) units by reference (row) and called (column), in the order of outcomes.
 
@@ -162,9 +179,12 @@ def class_table(
     patients: ArrayLike | None = None,
     resamples: int = DEFAULT_RESAMPLES,
     method: Method = "wilson",
+    resampled: Resamples | None = None,
 ) -> ClassTable:
     """The table of classes with intervals: proportions by `method`, all else by bootstrap of patients.
 
+    Wilson's intervals are wider where a patient has several units: `intervals.share_by_patient`.
+    resampled: resamples of these units to use; None draws them from seed
     reference, called: (n, K) bool, several classes per unit allowed; a single-label table comes from
         `one_hot` over all outcomes, no fracture among them.
     """
@@ -173,14 +193,20 @@ def class_table(
         raise ValueError(f"reference {truth.shape} and called {seen.shape} are not (n, {len(names)}) each")
     cells = np.stack(_cells(truth, seen), axis=2)  # (n, K, 4)
     table = cells.reshape(len(cells), 4 * len(names)).astype(float)
-    strata = strata_when_few(truth)
-    draws = resampled_sums(table, patients, seed=seed, resamples=resamples, strata=strata)
+    if resampled is None:
+        strata = strata_when_few(truth)
+        draws = resampled_sums(table, patients, seed=seed, resamples=resamples, strata=strata)
+    else:
+        draws = resampled.sums(table)
     drawn = number_of_patients(patients, len(truth))
     estimate = partial(from_sums, table=table, draws=draws, patients=drawn)
     totals = [Counts(*(int(x) for x in row)) for row in cells.sum(axis=0)]
     rows = []
     for k, (name, counts) in enumerate(zip(names, totals, strict=True)):
-        estimates = counts.proportions(method)
+        if method == "wilson":
+            estimates = proportions_by_patient(truth[:, k], seen[:, k], patients)
+        else:
+            estimates = counts.proportions(method)
         for metric in ("f1", "balanced_accuracy"):
             estimates[metric] = estimate(partial(_of_class, metric, k), events=counts.positives)
         rows.append(ClassRow(name, counts, estimates))
@@ -218,7 +244,7 @@ def share_of_positives(accuracy: str, sensitivity: str, specificity: str) -> tup
     The texts as printed ("0.98"): each stands for all that rounds to it. Accuracy is the mean of
     sensitivity and specificity weighted by the share of positives, so that it never lies outside them.
     """
-    (a0, a1), (s0, s1), (c0, c1) = map(_range_of, (accuracy, sensitivity, specificity))
+    (a0, a1), (s0, s1), (c0, c1) = map(rounds_to, (accuracy, sensitivity, specificity))
     # a = c + w (s - c), at the corners of the box of (s, c); w in 0..1 is where the two bands of a meet
     lows: list[Fraction] = []
     highs: list[Fraction] = []
@@ -236,7 +262,8 @@ def share_of_positives(accuracy: str, sensitivity: str, specificity: str) -> tup
     return None if outside else (float(low), float(high))
 
 
-def _range_of(text: str) -> tuple[Fraction, Fraction]:
+def rounds_to(text: str) -> tuple[Fraction, Fraction]:
+    """The proportions that print as this text: "0.98" stands for 0.975 to 0.985."""
     value = Fraction(text)
     digits = len(text.partition(".")[2])
     half = Fraction(1, 2 * 10**digits)

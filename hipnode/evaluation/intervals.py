@@ -55,6 +55,72 @@ def clopper_pearson(successes: int, n: int) -> Estimate:
     return proportion(successes, n, "clopper-pearson")
 
 
+def share_by_patient(hits: ArrayLike, patients: ArrayLike | None = None) -> Estimate:
+    """The share of (n,) bool that is true: Wilson, made wider where patients have several units that agree.
+
+    n counts units. With one unit a patient it is Wilson's interval of the units. Else n is divided by the
+    design effect of the patients (Rao and Scott, Biometrics 1992;48:577-85; Wilson's interval with it: Dean
+    and Pagano, J Surv Stat Methodol 2015;3:484-503), never below 1. Where all units are alike no effect can
+    be seen, and the patients count as n.
+    """
+    values = np.asarray(hits, dtype=np.bool_)
+    n, found = len(values), int(values.sum())
+    codes = np.unique(codes_of(patients, n), return_inverse=True)[1]
+    m = int(codes.max()) + 1 if n else 0
+    if m == n:
+        return proportion(found, n)
+    if found in (0, n):
+        effect = n / m
+    elif m == 1:
+        return Estimate(found / n, None, None, n, found, "no interval: all units are of one patient")
+    else:
+        value = found / n
+        apart = np.bincount(codes, values - value, minlength=m)
+        effect = max(1.0, m / (m - 1) * float((apart**2).sum()) / n**2 / (value * (1 - value) / (n - 1)))
+    low, high = proportion_confint(found / effect, n / effect, alpha=0.05, method="wilson")
+    return Estimate(
+        found / n,
+        0.0 if found == 0 else float(low),
+        1.0 if found == n else float(high),
+        n,
+        found,
+        f"Wilson, design effect {effect:.2f} of {m} patients",
+    )
+
+
+def proportion_of_patients(correct: ArrayLike, patients: ArrayLike | None = None) -> Estimate:
+    """The share of units that are correct, with a Wilson interval that knows which units share a patient.
+
+    correct: (n,) bool; patients: (n,) names, None: every unit its own. Where a patient has several units n is
+    divided by the design effect, never below 1 (Rao and Scott, Biometrics 1992;48:577-85). All correct, or
+    none: the spread inside a patient cannot be seen, and every patient counts once.
+    """
+    good = np.asarray(correct, dtype=np.bool_)
+    n, hits = len(good), int(good.sum())
+    plain = wilson(hits, n)
+    count = number_of_patients(patients, n)
+    if count == n:
+        return plain
+    if count > 1 and 0 < hits < n:
+        codes, share = codes_of(patients, n), hits / n
+        surplus = np.bincount(codes, weights=good - share, minlength=count)  # (patients,)
+        variance = count / (count - 1) * float((surplus**2).sum()) / n**2
+        effect = max(1.0, variance / (share * (1 - share) / n))
+    else:
+        effect = n / count
+    if effect == 1.0:
+        return plain
+    low, high = proportion_confint(hits / effect, n / effect, alpha=0.05, method="wilson")
+    return Estimate(
+        hits / n,
+        0.0 if hits == 0 else float(low),
+        1.0 if hits == n else float(high),
+        n,
+        hits,
+        f"Wilson, {count} patients (design effect {effect:.2f})",
+    )
+
+
 def sample_size(expected: float, half_width: float) -> int:
     """How many units a proportion needs for an interval of plus or minus half_width: z^2 p(1-p)/d^2.
 

@@ -11,11 +11,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hipnode.evaluation.classes import Boxes, iou_matrix
+from hipnode.evaluation.classes import Boxes, areas
 from hipnode.evaluation.counts import metric_of
 from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import Sums, from_sums, number_of_patients, resampled_sums, wilson
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES
+from hipnode.evaluation.intervals import (
+    Sums,
+    from_sums,
+    number_of_patients,
+    resampled_sums,
+    share_by_patient,
+    wilson,
+)
+from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, Resamples
 
 COCO_IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 COCO_RECALLS = np.linspace(0, 1, 101)
@@ -32,6 +39,15 @@ class Matches:
     """
 
     taken: NDArray[np.int64]
+    iou: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Predictions beside reference boxes of the same unit and class: (pairs,) indices of both, and the IoU."""
+
+    predicted: NDArray[np.int64]
+    reference: NDArray[np.int64]
     iou: NDArray[np.float64]
 
 
@@ -94,20 +110,39 @@ def match(reference: Boxes, predicted: Boxes, at_least: float = 0.5) -> Matches:
 
     COCO's rule (Lin et al., ECCV 2014): overlap of at least `at_least`; equal scores in the order given.
     """
+    return match_pairs(pairs_of(reference, predicted), len(reference), predicted, at_least)
+
+
+def pairs_of(reference: Boxes, predicted: Boxes) -> Pairs:
+    """Every prediction beside every reference box of its unit and class, by prediction."""
+    key = [
+        b.unit * (1 + max(_last(reference), _last(predicted))) + b.class_id for b in (reference, predicted)
+    ]
+    order = np.argsort(key[0], kind="stable")
+    first = np.searchsorted(key[0][order], key[1], side="left")
+    count = np.searchsorted(key[0][order], key[1], side="right") - first
+    p = np.repeat(np.arange(len(predicted)), count)
+    within = np.arange(len(p)) - np.repeat(np.cumsum(count) - count, count)
+    r = order[np.repeat(first, count) + within]
+    a, b = predicted.corners[p], reference.corners[r]
+    shared = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(axis=1)
+    return Pairs(p, r, shared / (areas(a) + areas(b) - shared))
+
+
+def match_pairs(pairs: Pairs, references: int, predicted: Boxes, at_least: float) -> Matches:
+    """`match` from pairs that are known: for several overlaps the pairs are made once."""
     taken = np.full(len(predicted), -1, np.int64)
-    overlap = np.zeros(len(reference))
-    places: dict[tuple[int, int], list[int]] = {}
-    for place, key in enumerate(zip(reference.unit.tolist(), reference.class_id.tolist(), strict=True)):
-        places.setdefault(key, []).append(place)
-    for p in np.argsort(-predicted.score, kind="stable").tolist():
-        free = places.get((int(predicted.unit[p]), int(predicted.class_id[p])))
-        if not free:
-            continue
-        ious = iou_matrix(predicted.corners[p : p + 1], reference.corners[free])[0]
-        best = int(ious.argmax())
-        if ious[best] >= at_least:
-            taken[p] = place = free.pop(best)
-            overlap[place] = ious[best]
+    overlap = np.zeros(references)
+    free = np.ones(references, dtype=np.bool_)
+    rank = np.empty(len(predicted), np.int64)
+    rank[np.argsort(-predicted.score, kind="stable")] = np.arange(len(predicted))
+    near = np.flatnonzero(pairs.iou >= at_least)
+    # best score first; of one prediction the best overlap first, then the first reference
+    near = near[np.lexsort((pairs.reference[near], -pairs.iou[near], rank[pairs.predicted[near]]))]
+    chosen = (pairs.predicted[near].tolist(), pairs.reference[near].tolist(), pairs.iou[near].tolist())
+    for p, r, iou in zip(*chosen, strict=True):
+        if taken[p] < 0 and free[r]:
+            taken[p], free[r], overlap[r] = r, False, iou
     return Matches(taken, overlap)
 
 
@@ -116,20 +151,26 @@ def per_detection(
     matches: Matches,
     *,
     seed: int,
-    patients: Sequence[str] | None = None,
+    patients: ArrayLike | None = None,
     resamples: int = DEFAULT_RESAMPLES,
+    resampled: Resamples | None = None,
 ) -> Overlap:
     """IoU and Dice over matched lesions and over all lesions (misses 0); n counts lesions.
 
     patients: one per unit; None: every unit is its own
+    resampled: resamples of the units to use; None draws them from seed, among patients with a lesion
     """
     iou = matches.iou
     found = iou > 0
     dice = dice_of(iou)
     table = np.column_stack([iou, dice, found, np.ones(len(iou))])
     owners = reference.unit if patients is None else np.asarray(patients)[reference.unit]
-    draws = resampled_sums(table, owners, seed=seed, resamples=resamples)
-    drawn, hits = number_of_patients(owners, len(iou)), int(found.sum())
+    if resampled is None:
+        draws = resampled_sums(table, owners, seed=seed, resamples=resamples)
+        drawn = number_of_patients(owners, len(iou))
+    else:
+        draws, drawn = resampled.of_units(reference.unit).sums(table), resampled.patients
+    hits = int(found.sum())
     means = partial(from_sums, table=table, draws=draws, patients=drawn, events=hits)
     return Overlap(
         means(partial(_quotient, 0, 2), n=hits),
@@ -172,22 +213,29 @@ def box_masks(
     seed: int,
     patients: ArrayLike | None = None,
     resamples: int = DEFAULT_RESAMPLES,
+    resampled: Resamples | None = None,
 ) -> PixelTable:
     """Pixel metrics of the box masks of one class; the unit is the image, sizes are its (rows, columns).
+
+    resampled: resamples of the units to use; None draws them from seed.
 
     Pooled numbers weigh every pixel alike, so that accuracy and specificity are near 1 wherever boxes are
     small: they are no per-case numbers.
     """
     truth, seen = _by_unit(reference, class_id), _by_unit(predicted, class_id)
     none = np.zeros((0, 4))
-    cells = np.array(
-        [pixel_counts(truth.get(u, none), seen.get(u, none), *size) for u, size in enumerate(sizes)]
-    ).reshape(-1, 4)
+    cells = np.zeros((len(sizes), 4))
+    cells[:, 3] = [rows * columns for rows, columns in sizes]  # an image without a box is all tn
+    for u in truth.keys() | seen.keys():
+        cells[u] = pixel_counts(truth.get(u, none), seen.get(u, none), *sizes[u])
     has = np.array([u in truth for u in range(len(sizes))], dtype=np.bool_)
     each = np.column_stack([_pixel_metric(m, cells) for m in PIXEL_METRICS])
     defined = np.isfinite(each) & has[:, None]
     table = np.column_stack([cells, np.where(defined, each, 0), defined])
-    draws = resampled_sums(table, patients, seed=seed, resamples=resamples)
+    if resampled is None:
+        draws = resampled_sums(table, patients, seed=seed, resamples=resamples)
+    else:
+        draws = resampled.sums(table)
     drawn, images = number_of_patients(patients, len(sizes)), int(has.sum())
     estimate = partial(from_sums, table=table, draws=draws, patients=drawn, events=images)
     pooled = {m: estimate(partial(_pixel_metric, m)) for m in PIXEL_METRICS}
@@ -246,26 +294,39 @@ def froc(reference: Boxes, predicted: Boxes, images: int, at_least: float = 0.5)
 
 
 def location_correct(
-    reference: Boxes, predicted: Boxes, at_least: float = 0.5, *, centre: bool = False
+    reference: Boxes,
+    predicted: Boxes,
+    at_least: float = 0.5,
+    *,
+    centre: bool = False,
+    patients: ArrayLike | None = None,
 ) -> Estimate:
     """Share of lesions with a prediction of the right class at the right place; n counts lesions.
 
     predicted: those that fired only; centre: the place is right when the predicted centre lies in the
     reference box, for detectors whose boxes have another size by design. Two marks cannot share a lesion,
-    two lesions may share no mark.
+    two lesions may share no mark. patients: one per unit, for the interval; None: lesions are independent.
     """
-    if not centre:
-        return wilson(int((match(reference, predicted, at_least).taken >= 0).sum()), len(reference))
-    found = 0
-    free = np.ones(len(predicted), dtype=np.bool_)
-    middle = (predicted.corners[:, :2] + predicted.corners[:, 2:]) / 2
-    for unit, class_id, box in zip(reference.unit, reference.class_id, reference.corners, strict=True):
-        inside = (middle >= box[:2]).all(axis=1) & (middle < box[2:]).all(axis=1)
-        fits = np.flatnonzero(free & inside & (predicted.unit == unit) & (predicted.class_id == class_id))
-        if len(fits):
-            free[fits[np.argmax(predicted.score[fits])]] = False
-            found += 1
-    return wilson(found, len(reference))
+    found = _centre_inside(reference, predicted) if centre else match(reference, predicted, at_least).iou > 0
+    return share_by_patient(found, None if patients is None else np.asarray(patients)[reference.unit])
+
+
+def _centre_inside(reference: Boxes, predicted: Boxes) -> NDArray[np.bool_]:
+    """(references,) which lesions have the centre of a mark in them; the first lesion takes the best mark."""
+    pairs = pairs_of(reference, predicted)
+    middle = (predicted.corners[:, :2] + predicted.corners[:, 2:])[pairs.predicted] / 2
+    box = reference.corners[pairs.reference]
+    inside = np.flatnonzero(((middle >= box[:, :2]) & (middle < box[:, 2:])).all(axis=1))
+    inside = inside[
+        np.lexsort(
+            (pairs.predicted[inside], -predicted.score[pairs.predicted[inside]], pairs.reference[inside])
+        )
+    ]
+    found, free = np.zeros(len(reference), dtype=np.bool_), np.ones(len(predicted), dtype=np.bool_)
+    for p, r in zip(pairs.predicted[inside].tolist(), pairs.reference[inside].tolist(), strict=True):
+        if free[p] and not found[r]:
+            free[p], found[r] = False, True
+    return found
 
 
 def peak_within(points: ArrayLike, peaks: ArrayLike, radius_px: float) -> Estimate:
@@ -311,6 +372,10 @@ def _pixel_metric(metric: str, sums: Sums) -> NDArray[np.float64]:
 
 def _quotient(above: int, below: int, sums: Sums) -> NDArray[np.float64]:
     return np.asarray(sums[..., above] / sums[..., below])
+
+
+def _last(boxes: Boxes) -> int:
+    return int(boxes.class_id.max()) if len(boxes) else 0
 
 
 def _sd(values: NDArray[np.float64]) -> float | None:

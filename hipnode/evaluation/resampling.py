@@ -6,6 +6,7 @@ weights: how often each unit is in it. Statistics that take weights need no loop
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -79,6 +80,66 @@ def bootstrap(
     """
     blocks = bootstrap_weights(patients, seed=seed, resamples=resamples, strata=strata)
     return np.concatenate([statistic(weights) for weights in blocks])
+
+
+@dataclass(frozen=True, eq=False)
+class Resamples:
+    """The resamples of a report, drawn once: its intervals share them, and sums cost a product of matrices.
+
+    times: (resamples, patients) how often each patient is in each resample
+    codes: (units,) int64, the patient of each unit; what is summed may be other units of the same patients
+    """
+
+    times: NDArray[np.uint16]
+    codes: NDArray[np.int64]
+
+    @classmethod
+    def draw(
+        cls,
+        patients: ArrayLike | None,
+        units: int,
+        *,
+        seed: int,
+        resamples: int = DEFAULT_RESAMPLES,
+        strata: ArrayLike | None = None,
+    ) -> "Resamples":
+        """The resamples that `bootstrap` would draw for this seed."""
+        codes = codes_of(patients, units)
+        one = np.unique(codes, return_index=True)[1]  # a unit of each patient carries the patient's weight
+        blocks = bootstrap_weights(codes, seed=seed, resamples=resamples, strata=strata)
+        return cls(np.concatenate([w[:, one].astype(np.uint16) for w in blocks]), codes)
+
+    @property
+    def patients(self) -> int:
+        """How many patients were drawn from."""
+        return int(self.times.shape[1])
+
+    def of_units(self, units: NDArray[np.int64]) -> "Resamples":
+        """The same resamples for other units, each given by the index of the unit that it belongs to."""
+        return Resamples(self.times, self.codes[units])
+
+    def sums(self, table: ArrayLike) -> NDArray[np.float64]:
+        """(resamples, columns) the column sums of a (units, columns) table in each resample."""
+        values = np.asarray(table, dtype=np.float64)
+        if values.shape[:1] != self.codes.shape or values.ndim != 2:
+            raise ValueError(f"a table of {values.shape} is not of {len(self.codes)} units")
+        of_patients = np.zeros((self.patients, values.shape[1]))
+        np.add.at(of_patients, self.codes, values)
+        return np.concatenate([block @ of_patients for block in self._blocks(self.times)])
+
+    def draws(
+        self,
+        statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+        order: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float64]:
+        """(resamples, ...) the statistic of (b, units) weights; the units stand in `order` where it is given."""
+        codes = self.codes if order is None else self.codes[order]
+        return np.concatenate([statistic(block[:, codes]) for block in self._blocks(self.times, len(codes))])
+
+    def _blocks(self, times: NDArray[np.uint16], width: int = 0) -> Iterator[NDArray[np.float64]]:
+        rows = max(1, CELLS_AT_ONCE // max(width, self.patients, 1))
+        for start in range(0, len(times), rows):
+            yield times[start : start + rows].astype(np.float64)
 
 
 def percentile_interval(draws: NDArray[np.float64], drawn: str) -> tuple[float | None, float | None, str]:
