@@ -4,6 +4,19 @@ All functions take an open session and `now` (aware); a session comes from `tran
 committed at its end) or `reading`. `advance` is the one mover of an analysis' status.
 """
 
+from hipnode.ledger.acceptances import (
+    AcceptancePlan,
+    AcceptanceRefused,
+    AcceptanceRow,
+    AcceptanceRun,
+    abandon_acceptance,
+    begin_acceptance,
+    end_acceptance,
+    leave_acceptance,
+    list_acceptances,
+    renew_acceptance,
+    show_acceptance,
+)
 from hipnode.ledger.analyses import (
     backlog,
     claim_analyses,
@@ -78,6 +91,10 @@ from hipnode.ledger.studies import list_studies, resolve_study, show_study
 from hipnode.ledger.upkeep import due, goodbye, heartbeat, sweep, workers
 
 __all__ = [
+    "AcceptancePlan",
+    "AcceptanceRefused",
+    "AcceptanceRow",
+    "AcceptanceRun",
     "AnalysisDetail",
     "Backoff",
     "Claim",
@@ -110,12 +127,15 @@ __all__ = [
     "SweepReport",
     "WorkerBeat",
     "WorkerRow",
+    "abandon_acceptance",
     "advance",
     "backlog",
+    "begin_acceptance",
     "claim_analyses",
     "claim_deliveries",
     "claim_notices",
     "due",
+    "end_acceptance",
     "end_not_applicable",
     "exponential",
     "fail",
@@ -128,6 +148,8 @@ __all__ = [
     "kept_files",
     "known_result_uid",
     "last_sender",
+    "leave_acceptance",
+    "list_acceptances",
     "list_peers",
     "list_studies",
     "live_packages",
@@ -146,9 +168,11 @@ __all__ = [
     "record_results",
     "release",
     "release_notice",
+    "renew_acceptance",
     "resolve_study",
     "sessions",
     "settle",
+    "show_acceptance",
     "show_study",
     "snapshot",
     "sources_of_study",
