@@ -95,6 +95,14 @@ def display_pixels(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
     return table[index]
 
 
+def shows_both_hips(radiograph: Radiograph) -> bool:
+    """Whether both hips are in the film, or may be: named so, or wider than high and without laterality."""
+    rows, columns = radiograph.pixels.shape
+    if radiograph.both_sides or "PELVIS" in radiograph.body_part:
+        return True
+    return radiograph.side is None and columns >= _PELVIS_ASPECT * rows
+
+
 def side_at(radiograph: Radiograph, box: Box) -> KnownSide | None:
     """The patient's side at a box of this film, and the attribute it is known from; None if unknown.
 
@@ -102,18 +110,14 @@ def side_at(radiograph: Radiograph, box: Box) -> KnownSide | None:
     or wider than high and without laterality) the half of the image decides, by PatientOrientation:
     L\\F says columns run towards the patient's left, so the left half of the image is the right hip.
     """
-    rows, columns = radiograph.pixels.shape
-    pelvis = radiograph.both_sides or "PELVIS" in radiograph.body_part
-    if radiograph.side is not None and not pelvis:
+    if not shows_both_hips(radiograph):
         return radiograph.side
-    if not pelvis and columns < _PELVIS_ASPECT * rows:
-        return None
     if radiograph.patient_orientation is None:
         return None
     along_rows, down = radiograph.patient_orientation
     if along_rows not in ("L", "R") or down[:1] not in ("F", "H"):
         return None
-    from_middle = box.centre[0] / columns - 0.5
+    from_middle = box.centre[0] / radiograph.pixels.shape[1] - 0.5
     if abs(from_middle) < _MIDLINE:
         return None
     at_right_of_image = from_middle > 0

@@ -6,7 +6,6 @@ torch is imported inside the commands that use it, so that the others run where 
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,21 +24,10 @@ from hipnode import ledger, logs, migrations
 from hipnode.cli.doors import make_data_folder, open_ledger
 from hipnode.errors import HipnodeError, LedgerDown
 from hipnode.settings import Settings, load_settings
+from workers.detector import need_torch
 from workers.names import here
 
 worker = typer.Typer(no_args_is_help=True, help="A worker behind the queue.")
-
-
-class WorkerExtraMissing(HipnodeError):
-    """The command needs the worker extra."""
-
-
-def need_torch() -> None:
-    """Raise a sentence where torch is not installed."""
-    if find_spec("torch") is None:
-        raise WorkerExtraMissing(
-            "This command needs torch: install hipnode[worker] (see the README on its size)."
-        )
 
 
 def _worker_settings() -> Settings:
@@ -161,6 +149,10 @@ def phantom(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="DX files, marked synthetic, instead of PNG.")
     ] = False,
+    split: Annotated[
+        Literal["train", "validation", "test"] | None,
+        typer.Option(help="Written into the labels; `hipnode evaluate` chooses thresholds on validation."),
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="The five DICOM studies of `make demo`.")] = False,
 ) -> None:
     """Render synthetic hip radiographs with known truth.
@@ -177,7 +169,7 @@ def phantom(
         write_demo_studies(out)
         return
     request = PoolRequest(
-        out, count, seed, dicom=dicom, outcome=FractureOutcome(outcome) if outcome else None
+        out, count, seed, dicom=dicom, outcome=FractureOutcome(outcome) if outcome else None, split=split
     )
     with _progress() as bar:
         task = bar.add_task(f"phantoms, {view}", total=count)

@@ -3,7 +3,7 @@
 from hipnode.selection.deciding import Decision, Selection
 from hipnode.selection.facts import Code, Facts, facts_of
 from hipnode.selection.header import Vote
-from hipnode.selection.studies import Explanation, StudySelection, explain, select_study
+from hipnode.selection.studies import Explanation, StudySelection, explain, select_films, select_study
 
 __all__ = [
     "Code",
@@ -15,5 +15,6 @@ __all__ = [
     "Vote",
     "explain",
     "facts_of",
+    "select_films",
     "select_study",
 ]

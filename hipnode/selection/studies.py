@@ -49,6 +49,18 @@ def select_study(films: Sequence[tuple[Facts, Decision]]) -> StudySelection:
     return StudySelection(tuple(decisions), kept, reason)
 
 
+def select_films(films: Sequence[Facts], selection: Selection) -> list[Decision]:
+    """The decision on each film of any number of studies, made study by study, in the order given."""
+    places: dict[str, list[int]] = {}
+    for place, facts in enumerate(films):
+        places.setdefault(facts.first("StudyInstanceUID"), []).append(place)
+    made: dict[int, Decision] = {}
+    for study in places.values():
+        chosen = select_study([(films[place], selection.decide(films[place])) for place in study])
+        made.update(zip(study, chosen.decisions, strict=True))
+    return [made[place] for place in range(len(films))]
+
+
 def _is_raw(facts: Facts) -> bool:
     return facts.first("PresentationIntentType").upper() == "FOR PROCESSING" or (
         facts.sop_class_uid == "1.2.840.10008.5.1.4.1.1.1.1.1"

@@ -1,12 +1,26 @@
 """The door to the detector: torch is imported behind it, when a detector is loaded."""
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from hipnode.errors import HipnodeError
 from hipnode.packages import ModelPackage
 
 if TYPE_CHECKING:
     from workers.detector.inference import DamoYoloDetector
+
+
+class WorkerExtraMissing(HipnodeError):
+    """What was asked for needs the worker extra."""
+
+
+def need_torch() -> None:
+    """Raise a sentence where torch is not installed."""
+    if find_spec("torch") is None:
+        raise WorkerExtraMissing(
+            "This command needs torch: install hipnode[worker] (see the README on its size)."
+        )
 
 
 def find_device(name: str) -> None:

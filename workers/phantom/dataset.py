@@ -1,5 +1,6 @@
 """Pools of phantoms on disk: PNG or DICOM files and `labels.jsonl`, one line a phantom.
 
+`hipnode train` and `hipnode evaluate --data` take such a folder as it is.
 A pool grows index by index, can be read while it grows, and goes on where it stopped: a line is
 written after its file, and an index that has a line is not made again.
 """
@@ -13,12 +14,15 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from hipnode.errors import HipnodeError
 from workers.phantom.fracture import FractureOutcome
+
+if TYPE_CHECKING:
+    from workers.phantom.generate import Phantom
 
 LABELS_FILE = "labels.jsonl"
 #: seeds of the pools the shipped weights were made with; a demo or a kept-back set takes another one
@@ -39,6 +43,7 @@ class PoolRequest:
     first: int = 0
     dicom: bool = False
     outcome: FractureOutcome | None = None
+    split: str | None = None  #: "train", "validation" or "test", written into each record
     columns: int | None = None  #: picture width; None: 512 for PNG, DICOM_COLUMNS for DICOM
 
     def name(self, index: int) -> str:
@@ -74,14 +79,36 @@ def make_one(request: PoolRequest, index: int) -> dict[str, Any]:
     phantom = generate(request.seed, index, request.outcome, columns)
     path = request.folder / request.name(index)
     part = path.with_name(path.name + ".part")
+    image_uid = None
     if request.dicom:
         from workers.phantom.dicom import to_dicom
 
-        to_dicom(phantom).save_as(part, enforce_file_format=True)
+        film = to_dicom(phantom)
+        film.save_as(part, enforce_file_format=True)
+        image_uid = str(film.SOPInstanceUID)
     else:
         Image.fromarray(phantom.pixels).save(part, format="PNG", compress_level=1)
     part.replace(path)
-    return {"file": path.name, **phantom.record()}
+    return {"file": path.name, **_label(request, phantom, image_uid), **phantom.record()}
+
+
+def _label(request: PoolRequest, phantom: "Phantom", image_uid: str | None) -> dict[str, Any]:
+    """The columns by which `hipnode evaluate --data` knows a case; every phantom is a patient of its own."""
+    outcome = phantom.outcome
+    femur = phantom.parameters["femur"]
+    assert isinstance(femur, dict)  # noqa: S101  (a plain record, written by generate)
+    name = f"{phantom.seed:04d}-{phantom.index:06d}"
+    label = {
+        "case_id": name,
+        "patient_id": f"SYN-{name}",
+        "image_uid": image_uid,
+        "hip": phantom.side,
+        "y_class": "N" if outcome is FractureOutcome.NONE else outcome.value,
+        "split": request.split,
+        "sex": "F" if femur["female"] else "M",
+        "age": int(femur["age_years"]),
+    }
+    return {column: value for column, value in label.items() if value is not None}
 
 
 def prepare_process() -> None:
