@@ -11,17 +11,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from hipnode import ledger, logs, migrations
 from hipnode.cli.doors import make_data_folder, open_ledger
+from hipnode.cli.progress import counting
 from hipnode.errors import HipnodeError, LedgerDown
 from hipnode.settings import Settings, load_settings
 from workers.detector import need_torch
@@ -131,13 +124,6 @@ def _said(answer: dict[str, Any]) -> str:
     return f"{answer['status']}, {answer['reason']}: {answer['sentence']}"
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )  # fmt: skip
-
-
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder for the files and labels.jsonl; a second call goes on.")],
     count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 5,
@@ -171,9 +157,8 @@ def phantom(
     request = PoolRequest(
         out, count, seed, dicom=dicom, outcome=FractureOutcome(outcome) if outcome else None, split=split
     )
-    with _progress() as bar:
-        task = bar.add_task(f"phantoms, {view}", total=count)
-        made = write_pool(request, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with counting(f"phantoms, {view}") as progress:
+        made = write_pool(request, progress=progress)
     typer.echo(f"{made} phantoms made in {out}, {count - made} were there.")
 
 
