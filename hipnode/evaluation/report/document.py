@@ -37,6 +37,8 @@ class Figure:
     name: unique in the document, its file name without suffix
     caption: what is drawn, of how many of what unit, and how to read it
     alt: the figure in words for a reader who cannot see it
+    svg: one <svg> element without script
+    counts: the numbers that were drawn, written as CSV and not printed
     """
 
     name: str
@@ -44,6 +46,7 @@ class Figure:
     caption: str
     alt: str
     svg: str
+    counts: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,20 @@ class Document:
 
     def __post_init__(self) -> None:
         names = [part.name for s in (self.summary, *self.sections) for part in s.parts]
+        names += [table.name for figure in self.figures() for table in figure.counts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two parts of a document are called {', '.join(twice)}")
+
+    def tables(self) -> tuple[Table, ...]:
+        """Every table in order, those behind a figure after it."""
+        found: list[Table] = []
+        for section in (self.summary, *self.sections):
+            for part in section.parts:
+                found += [part] if isinstance(part, Table) else part.counts
+        return tuple(found)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Every figure in order."""
+        sections = (self.summary, *self.sections)
+        return tuple(part for s in sections for part in s.parts if isinstance(part, Figure))
