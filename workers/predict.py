@@ -52,6 +52,10 @@ class _Film:
     refused: str | None = None  #: a reason code, where selection refused it or its header could not be read
     flags: tuple[Reason, ...] = ()
 
+    def bears(self, stress: Stress) -> bool:
+        """Whether a stress test is made with this film: some of it is judged, and what changes is there."""
+        return any(u.judged for u in self.units) and (self.facts is not None or not stress.changes_header)
+
 
 def predict_films(order: Order, settings: Settings, progress: Progress | None = None) -> Run:
     """Read what is not read yet (see hipnode.evaluation.films.Runner)."""
@@ -167,10 +171,10 @@ def _path_of(
 
 
 def _wanted(film: _Film, stresses: Sequence[Stress], plain: Rows) -> set[Key]:
-    """The rows a film must have: one for each unit, and one for each unit that was read and each stress."""
+    """The rows a film must have: one for each unit, and one for each judged unit that was read and each stress."""
     cases = {unit.case_id for unit in film.units}
-    read = {case for case in cases if not plain.not_read.get(case)} if film.refused is None else set()
-    fit = [stress for stress in stresses if film.facts is not None or not stress.changes_header]
+    read = {unit.case_id for unit in film.units if unit.judged and not plain.not_read.get(unit.case_id)}
+    fit = [stress for stress in stresses if film.refused is None and film.bears(stress)]
     return {(case, "") for case in cases} | {(case, stress.name) for case in read for stress in fit}
 
 
@@ -235,7 +239,7 @@ class _Look:
             changed = [
                 (place, film, digest, self._changed(film, picture, stress))
                 for place, film, digest, picture in read
-                if film.facts is not None or not stress.changes_header
+                if film.bears(stress)
             ]
             answers = self._answers([(picture, film.flags) for _, film, _, picture in changed])
             for (place, film, digest, picture), answer in zip(changed, answers, strict=True):
@@ -282,7 +286,7 @@ class _Look:
     ) -> list[Row]:
         """One row for each unit of a film."""
         rows = []
-        for unit in film.units:
+        for unit in (unit for unit in film.units if unit.judged or not stress):
             candidates: Sequence[Candidate] = ()
             not_read: str | None = answer.not_read
             if isinstance(picture, Radiograph) and not_read is None:

@@ -49,7 +49,8 @@ def read_data(folder: Path, classes: Sequence[str]) -> Data:
         if says:
             problems.append(Problem(listing.name, label.row, says))
         hip = label.hip if label.hip in ("L", "R") else None
-        units.append(Unit(label.row, label.case_id, hip, file, label.image_uid))
+        judged = label.split != "validation"
+        units.append(Unit(label.row, label.case_id, hip, file, label.image_uid, judged))
     first: dict[tuple[object, ...], Unit] = {}
     for unit in units:
         before = first.setdefault((unit.file, unit.image_uid if unit.file is None else None, unit.hip), unit)

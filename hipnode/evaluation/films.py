@@ -74,7 +74,7 @@ class Unit:
     """One row of the labels, as far as its film is concerned.
 
     hip: "L" or "R" where one hip of the film is meant; file: its path; image_uid: its SOP Instance UID.
-    At least one of file and image_uid is given.
+    At least one of file and image_uid is given. judged: not there to choose thresholds; stress tests are of these.
     """
 
     row: int
@@ -82,6 +82,7 @@ class Unit:
     hip: str | None
     file: Path | None
     image_uid: str | None
+    judged: bool = True
 
 
 class Stress(Protocol):
@@ -120,7 +121,7 @@ class Run:
     """What a run wrote and met.
 
     labels: the labels file; predictions: one row for each of its units, as tables.load takes it; stressed: one
-        for each unit that was read and each stress, with a column `stress`, None without stresses
+        for each judged unit that was read and each stress, with a column `stress`, None without stresses
     package_id, version, sha256: who read; selection_sha256: of the selection rules in force
     units: rows of the labels; not_read: units by code (see kind_of, sentence_of)
     films: films in all; films_now: those read in this call; seconds: it took for them, decoding included

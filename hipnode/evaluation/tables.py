@@ -146,6 +146,25 @@ def load_labels(path: Path, classes: Sequence[str]) -> tuple[Label, ...]:
     return tuple(labels)
 
 
+def load_stressed(path: Path, classes: Sequence[str]) -> dict[str, tuple[Prediction, ...]]:
+    """The predictions of changed films by the column `stress`. Raises TablesUnusable with every problem."""
+    problems: list[Problem] = []
+    rows = _parsed(
+        path,
+        tuple(classes),
+        lambda cells: (cells.needed("stress"), _prediction(cells)),
+        ("stress",),
+        problems,
+    )
+    keys = [(p.row, (p.case_id, p.model_id, p.model_version, stress)) for stress, p in rows]
+    problems += _repeated(keys, path.name, "case, model, version and stress are")
+    if problems:
+        raise TablesUnusable(problems)
+    return {
+        name: tuple(p for stress, p in rows if stress == name) for name in dict.fromkeys(s for s, _ in rows)
+    }
+
+
 def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | None = None) -> Tables:
     """The tables, read and checked against each other. Raises TablesUnusable with every problem."""
     problems: list[Problem] = []

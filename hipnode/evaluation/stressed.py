@@ -1,0 +1,130 @@
+"""What stress tests did to sensitivity and specificity, on the same units in pairs. Reads stress.jsonl; else pure."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hipnode.decision import DecisionRule
+from hipnode.evaluation.acceptance import paired_difference
+from hipnode.evaluation.cases import Cases, gather
+from hipnode.evaluation.classes import multi_label
+from hipnode.evaluation.estimates import Estimate
+from hipnode.evaluation.films import kind_of
+from hipnode.evaluation.intervals import share_by_patient
+from hipnode.evaluation.report.document import Table
+from hipnode.evaluation.stress import NOT_TESTED, Change
+from hipnode.evaluation.tables import Tables, load_stressed
+
+
+@dataclass(frozen=True)
+class StressRow:
+    """One change at one level, any fracture.
+
+    n: units read untouched to which the change was made (a PNG has no header to change)
+    refused: share of them that was refused under the change; failed: units that could not be read under it
+    sensitivity, specificity: of those read under it; the changes: minus the same units untouched, in pairs
+    """
+
+    change: Change
+    n: int
+    refused: Estimate
+    failed: int
+    sensitivity: Estimate
+    specificity: Estimate
+    sensitivity_change: Estimate
+    specificity_change: Estimate
+
+
+def stressed_tables(tables: Tables, path: Path) -> dict[str, Tables]:
+    """The tables once for each change in stress.jsonl, by its name: same labels, the changed films' predictions.
+
+    Raises TablesUnusable.
+    """
+    return {
+        name: replace(
+            tables,
+            predictions=tuple(p for p in rows if not p.not_read),
+            unread=tuple(p for p in rows if p.not_read),
+        )
+        for name, rows in load_stressed(path, tables.classes).items()
+    }
+
+
+def stress_rows(
+    tables: Tables,
+    stressed: Mapping[str, Tables],
+    changes: Sequence[Change],
+    model: tuple[str, str],
+    split: str,
+    rule: DecisionRule,
+) -> tuple[StressRow, ...]:
+    """A row for each change. split: as `gather` takes it; rule: with the thresholds in use."""
+    untouched = gather(tables, model, split, rule)
+    before = dict(zip(untouched.case_ids, _called(untouched, rule), strict=True))
+    rows = []
+    for one in changes:
+        under = stressed.get(one.name)
+        if under is None:
+            continue
+        # A unit that was not read untouched has no pair.
+        cases = gather(_only(under, before.keys()), model, split, rule)
+        codes = [unread.reason for unread in cases.unread]
+        refused = sum(kind_of(code) == "refused" for code in codes)
+        n = len(cases) + len(codes)
+        first = np.array([before[case] for case in cases.case_ids], dtype=np.bool_)
+        with_, now = cases.any_truth, _called(cases, rule)
+        rows.append(
+            StressRow(
+                one,
+                n,
+                share_by_patient(np.arange(n) < refused),
+                len(codes) - refused,
+                share_by_patient(now[with_], cases.patients[with_]),
+                share_by_patient(~now[~with_], cases.patients[~with_]),
+                paired_difference(now[with_], first[with_], cases.patients[with_]),
+                paired_difference(~now[~with_], ~first[~with_], cases.patients[~with_]),
+            )
+        )
+    return tuple(rows)
+
+
+def stress_table(rows: Sequence[StressRow], unit: str) -> Table:
+    """The rows as reports print them."""
+    columns = (
+        "change", "level", "n", "refused", "failed", "sensitivity", "change of sensitivity",
+        "specificity", "change of specificity",
+    )  # fmt: skip
+    body = tuple(
+        (
+            row.change.transform.name.replace("_", " "), row.change.level, row.n, row.refused, row.failed,
+            row.sensitivity, row.sensitivity_change, row.specificity, row.specificity_change,
+        )
+        for row in rows
+    )  # fmt: skip
+    kinds = {row.change.transform.name: row.change.transform for row in rows}
+    what = tuple(
+        f"{kind.name.replace('_', ' ').capitalize()}: {kind.says}; the level is {kind.level}."
+        for kind in kinds.values()
+    )
+    notes = (
+        f"Any fracture, per {unit}, on films that were read untouched. Sensitivity and specificity are of the films "
+        "read under the change, and their changes are against the same films untouched, in pairs.",
+        *what,
+        *NOT_TESTED,
+    )
+    return Table("stress", "Stress tests", unit, columns, body, notes)
+
+
+def _called(cases: Cases, rule: DecisionRule) -> NDArray[np.bool_]:
+    return np.asarray(multi_label(cases.scores, cases.classes, rule).any(axis=1))
+
+
+def _only(tables: Tables, kept: Collection[str]) -> Tables:
+    return replace(
+        tables,
+        predictions=tuple(p for p in tables.predictions if p.case_id in kept),
+        unread=tuple(p for p in tables.unread if p.case_id in kept),
+    )
