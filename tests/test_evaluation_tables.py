@@ -155,8 +155,11 @@ def test_a_case_without_an_answer_is_no_negative(site):
     [
         (b"\xff\xfe\x00", "is not UTF-8"),
         ("case_id,y_class\nc1,DF\n", "has no column patient_id"),
-        ("case_id,case_id,y_class\nc1,c1,DF\n", "has the column case_id twice"),
-        (LABELS + 'c1,p1,DF,test,"[[1', "cannot be read (Error)"),
+        (
+            "case_id,case_id,y_class\nc1,c1,DF\n",
+            "columns 1, 2: row 1 must give every column a name of its own",
+        ),
+        (LABELS + 'c1,p1,DF,test,"[[1', "is no whole CSV: a quote is not closed"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(site, labels, says):
@@ -168,7 +171,7 @@ def test_a_file_that_cannot_be_used_is_named(site, labels, says):
     [
         ("gone.csv", None, "does not exist"),
         ("labels.xlsx", b"PK", "is no table we read"),
-        ("labels.parquet", b"no", "cannot be read (ArrowInvalid)"),
+        ("labels.parquet", b"no", "cannot be read as .parquet"),
         ("labels.jsonl", b"{}\n[1]\n{", "row 2: is no JSON object"),
     ],
 )
@@ -239,3 +242,36 @@ def test_the_size_of_an_image_is_whole_pixels(site):
     assert problems(site, labels=half, predictions=predictions) == [
         "labels.csv, row 2: rows and columns are whole numbers of pixels"
     ]
+
+
+def test_a_file_without_header_is_named_without_a_value_of_its_patients(site):
+    found = problems(site, labels="12345,12345,DF\n678,679,DF\n")
+    assert found[0] == "labels.csv: columns 1, 2: row 1 must give every column a name of its own"
+    assert "12345" not in "".join(found)
+
+
+def test_empty_columns_right_of_a_spreadsheets_table_are_no_columns(tmp_path):
+    (tmp_path / "labels.csv").write_text("case_id;patient_id;y_class;;\nc1;p1;DF;;\nc2;p2;N\n")
+    found = load_labels(tmp_path / "labels.csv", CLASSES)
+    assert [(label.case_id, label.classes) for label in found] == [("c1", ("DF",)), ("c2", ())]
+
+
+@pytest.mark.parametrize(
+    "boxes", ["[" * 5000, f"[[1, 2, {'9' * 5000}, 4]]", f"[[1, 2, {'9' * 400}, 4]]", "[[true, 2, 3, 4]]"]
+)
+def test_boxes_no_program_would_write_are_a_problem_of_their_row(site, boxes):
+    found = problems(site, labels=LABELS + f'c1,p1,DF,test,"{boxes}",F\n')
+    assert found[0].startswith("labels.csv, row 2: ")
+
+
+def test_json_lines_end_at_line_feeds_only(tmp_path):
+    (tmp_path / "labels.jsonl").write_text(
+        '{"case_id": "c1", "patient_id": "p1", "y_class": "DF", "site": "a\u2028b"}\n', encoding="utf-8"
+    )
+    assert load_labels(tmp_path / "labels.jsonl", CLASSES)[0].site == "a\u2028b"
+
+
+def test_a_folder_is_no_table(tmp_path):
+    (tmp_path / "labels.csv").mkdir()
+    with pytest.raises(TablesUnusable, match="is a folder; give the file in it"):
+        load_labels(tmp_path / "labels.csv", CLASSES)

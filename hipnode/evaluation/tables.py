@@ -2,10 +2,9 @@
 
 CSV (comma or semicolon, UTF-8), JSON lines (.jsonl, .ndjson) and Parquet. Rows count as a spreadsheet
 shows them: in a CSV the header is row 1, in the others the first record is row 1. Problems name file, row
-and column and never repeat an identifier of a patient. The one file of this room that reads files.
+and column and never repeat an identifier of a patient. `table_files` reads the files.
 """
 
-import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow
-from pyarrow import parquet
-
-from hipnode.errors import HipnodeError
 from hipnode.evaluation.classes import NO_FRACTURE
+from hipnode.evaluation.table_files import Problem as Problem
+from hipnode.evaluation.table_files import TablesUnusable as TablesUnusable
+from hipnode.evaluation.table_files import read_rows as read_rows
 
 SPLITS = ("train", "validation", "test")
 HIPS = ("L", "R", "none")
@@ -30,26 +28,6 @@ LABELS_NEED = ("case_id", "patient_id", "y_class")
 PROBABILITY = "p_"
 T = TypeVar("T")
 Corners = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong; row None: the file as a whole."""
-
-    file: str
-    row: int | None
-    says: str
-
-    def __str__(self) -> str:
-        return f"{self.file}, row {self.row}: {self.says}" if self.row else f"{self.file}: {self.says}"
-
-
-class TablesUnusable(HipnodeError):
-    """Tables cannot be evaluated; `problems` lists all that is wrong and the text one per line."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(p) for p in problems))
 
 
 @dataclass(frozen=True)
@@ -193,24 +171,6 @@ def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | 
     return Tables(kept, tuple(label_rows), tuple(read), tuple(read_rows), tuple(unread), files)
 
 
-def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(row number, values by column) of a CSV, JSON lines or Parquet file. Raises TablesUnusable."""
-    readers: dict[str, Callable[[Path], list[tuple[int, dict[str, Any]]]]] = {
-        ".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows, ".parquet": _parquet_rows,
-    }  # fmt: skip
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise _whole(path, f"is no table we read; give one of {', '.join(readers)}")
-    try:
-        return reader(path)
-    except FileNotFoundError as error:
-        raise _whole(path, "does not exist") from error
-    except UnicodeDecodeError as error:
-        raise _whole(path, "is not UTF-8; save it as CSV UTF-8") from error
-    except (OSError, pyarrow.ArrowException, csv.Error) as error:
-        raise _whole(path, f"cannot be read ({type(error).__name__})") from error
-
-
 def check_labels(labels: Sequence[Label], file: str) -> list[Problem]:
     """Duplicated cases, and patients whose cases stand in more than one split."""
     problems = _repeated([(label.row, (label.case_id,)) for label in labels], file, "case_id is")
@@ -261,8 +221,8 @@ class _Cells:
         self, value: object, what: str, low: float = -math.inf, high: float = math.inf
     ) -> float | None:
         try:
-            number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+            number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
             self.wrong(f"{what} is {str(value)[:40]!r}, not a number (decimals take a point)")
             return None
         if not math.isfinite(number) or not low <= number <= high:
@@ -276,7 +236,10 @@ class _Cells:
         if isinstance(value, str) and value.strip():
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError:
+            except (
+                ValueError,
+                RecursionError,
+            ):  # also numbers of thousands of digits, lists in lists in lists
                 self.wrong(f"{column} is not JSON, as in [[x0, y0, x1, y1]]")
                 return []
         if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
@@ -402,7 +365,10 @@ def _parsed(
         problems.append(Problem(path.name, None, "has no rows"))
         return []
     if lacking:
-        problems.append(Problem(path.name, None, f"has no column {', '.join(lacking)}"))
+        says = f"has no column {', '.join(lacking)}"
+        if path.suffix.lower() == ".csv":
+            says += "; row 1 must name the columns, with comma or semicolon between them"
+        problems.append(Problem(path.name, None, says))
         return []
     for column in sorted(columns):
         if column.startswith(PROBABILITY) and column.removeprefix(PROBABILITY) not in (*classes, NO_FRACTURE):
@@ -449,51 +415,3 @@ def _strangers(
             )
             problems.append(Problem(files[1], None, says))
     return problems
-
-
-def _csv_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        header = stream.readline()
-        stream.seek(0)
-        semicolon = header.count(";") > header.count(",")
-        rows = list(csv.reader(stream, delimiter=";" if semicolon else ",", strict=True))
-    if not rows:
-        return []
-    names = [name.strip() for name in rows[0]]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise _whole(path, f"has the column {', '.join(twice)} twice")
-    problems = [
-        Problem(path.name, row, f"has {len(values)} fields, the header {len(names)}")
-        for row, values in enumerate(rows[1:], start=2)
-        if values and len(values) != len(names)
-    ]
-    if problems:
-        raise TablesUnusable(problems)
-    return [(row, dict(zip(names, v, strict=True))) for row, v in enumerate(rows[1:], start=2) if v]
-
-
-def _json_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    rows, problems = [], []
-    for row, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if isinstance(record, dict):
-            rows.append((row, record))
-        else:
-            problems.append(Problem(path.name, row, "is no JSON object; JSON lines has one in each line"))
-    if problems:
-        raise TablesUnusable(problems)
-    return rows
-
-
-def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    return list(enumerate(parquet.read_table(path).to_pylist(), start=1))
-
-
-def _whole(path: Path, says: str) -> TablesUnusable:
-    return TablesUnusable([Problem(path.name, None, says)])

@@ -1,0 +1,116 @@
+"""The rows of a table's file: CSV, JSON lines or Parquet, and what can be wrong with them.
+
+Rows count as a spreadsheet shows them: in a CSV the header is row 1, in the others the first record is row 1.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from hipnode.errors import HipnodeError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong; row None: the file as a whole."""
+
+    file: str
+    row: int | None
+    says: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}: {self.says}" if self.row else f"{self.file}: {self.says}"
+
+
+class TablesUnusable(HipnodeError):
+    """Tables cannot be evaluated; `problems` lists all that is wrong and the text one per line."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(p) for p in problems))
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(row number, values by column) of a CSV, JSON lines or Parquet file. Raises TablesUnusable."""
+    readers: dict[str, Callable[[Path], list[tuple[int, dict[str, Any]]]]] = {
+        ".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows, ".parquet": _parquet_rows,
+    }  # fmt: skip
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise _whole(path, f"is no table we read; give one of {', '.join(readers)}")
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        raise _whole(path, "does not exist") from error
+    except IsADirectoryError as error:
+        raise _whole(path, "is a folder; give the file in it") from error
+    except UnicodeDecodeError as error:
+        raise _whole(path, "is not UTF-8; save it as CSV UTF-8") from error
+    except csv.Error as error:
+        says = "is no whole CSV: a quote is not closed, or a field has more than 131,072 characters"
+        raise _whole(path, says) from error
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _whole(path, f"cannot be read as {path.suffix.lower()} ({type(error).__name__})") from error
+
+
+def _csv_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        header = stream.readline()
+        stream.seek(0)
+        semicolon = header.count(";") > header.count(",")
+        rows = list(csv.reader(stream, delimiter=";" if semicolon else ",", strict=True))
+    if not rows:
+        return []
+    names = [name.strip() for name in rows[0]]
+    while names and not names[-1] and not any("".join(row[len(names) - 1 :]).strip() for row in rows[1:]):
+        names.pop()  # what spreadsheets leave right of the table
+    for name in names:
+        places = [place for place, each in enumerate(names, start=1) if each == name]
+        if not name or len(places) > 1:
+            # the name stays unsaid: in a file without header it would be a value of a patient
+            which = f"column{'s' if len(places) > 1 else ''} {', '.join(map(str, places))}"
+            raise _whole(path, f"{which}: row 1 must give every column a name of its own")
+    rows = [row if "".join(row[len(names) :]).strip() else row[: len(names)] for row in rows]
+    problems = [
+        Problem(path.name, row, f"has {len(values)} fields, the header {len(names)}")
+        for row, values in enumerate(rows[1:], start=2)
+        if values and len(values) != len(names)
+    ]
+    if problems:
+        raise TablesUnusable(problems)
+    return [(row, dict(zip(names, v, strict=True))) for row, v in enumerate(rows[1:], start=2) if v]
+
+
+def _json_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    rows, problems = [], []
+    for row, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            rows.append((row, record))
+        else:
+            problems.append(Problem(path.name, row, "is no JSON object; JSON lines has one in each line"))
+    if problems:
+        raise TablesUnusable(problems)
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    table = parquet.read_table(path)
+    if len(set(table.column_names)) < len(table.column_names):
+        raise _whole(path, "has two columns of one name")
+    return list(enumerate(table.to_pylist(), start=1))
+
+
+def _whole(path: Path, says: str) -> TablesUnusable:
+    return TablesUnusable([Problem(path.name, None, says)])
