@@ -16,7 +16,13 @@ from scipy.special import expit, log_expit, logit
 from sklearn.isotonic import IsotonicRegression
 
 from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap, codes_of, percentile_interval
+from hipnode.evaluation.resampling import (
+    DEFAULT_RESAMPLES,
+    Resamples,
+    bootstrap,
+    codes_of,
+    percentile_interval,
+)
 from hipnode.evaluation.roc import checked
 
 NEAREST = 1e-6  # a score of 0 or 1 has no logit; it is moved this far inside
@@ -209,6 +215,31 @@ def log_loss(
     """Mean of -log of the probability of what was there, natural; scores of 0 and 1 are moved 1e-6 inside."""
     labels, scores = _probabilities(y, p)
     return _mean(-log_expit(np.where(labels, 1, -1) * _logit(scores)), labels, patients, seed, resamples)
+
+
+def errors(
+    y: ArrayLike, p: ArrayLike, resampled: Resamples, bins: int = 15
+) -> tuple[Estimate, Estimate, Estimate]:
+    """ECE (bins of equal width), Brier score and log loss, with intervals from resamples that are shared."""
+    labels, scores = _probabilities(y, p)
+    n, positives = len(labels), int(labels.sum())
+    if not n:
+        nothing = undefined(0, 0, NO_CASES)
+        return nothing, nothing, nothing
+    gaps = np.zeros((n, bins))
+    gaps[np.arange(n), _bin_of(scores, _edges(scores, bins, "width"))] = labels - scores
+    loss = -log_expit(np.where(labels, 1, -1) * _logit(scores))
+    table = np.column_stack([gaps, (scores - labels) ** 2, loss, np.ones(n)])
+    draws = resampled.sums(table)
+    made = []
+    for words, statistic in (
+        (f"{bins} bins of equal width, ", lambda s: np.abs(s[..., :bins]).sum(axis=-1) / s[..., -1]),
+        ("", lambda s: s[..., bins] / s[..., -1]),
+        ("", lambda s: s[..., bins + 1] / s[..., -1]),
+    ):
+        low, high, method = percentile_interval(statistic(draws), f"{resampled.patients} patients")
+        made.append(Estimate(float(statistic(table.sum(axis=0))), low, high, n, positives, words + method))
+    return made[0], made[1], made[2]
 
 
 def calibration_line(y: ArrayLike, p: ArrayLike) -> CalibrationLine:

@@ -188,15 +188,27 @@ def reader_difference(
     events: discordant pairs.
     """
     row = reads.row(reader)
+    return reader_differences(reads, metric, seed=seed, resamples=resamples)[row]
+
+
+def reader_differences(
+    reads: Panel, metric: Metric, *, seed: int = 0, resamples: int = DEFAULT_RESAMPLES
+) -> tuple[Estimate, ...]:
+    """`reader_difference` of every reader, in their order, from resamples that are drawn once."""
     right, read = _paired(reads, metric)
-    n = int(read[row].sum())
-    discordant = int((right[0, row] != right[1, row]).sum())
-    if not n:
-        return undefined(0, 0, NOT_READ)
-    value = float((right[1, row].sum() - right[0, row].sum()) / n)
-    draws = _differences(reads, right[:, [row]], read[[row]], seed, resamples)[:, 0]
-    low, high, method = percentile_interval(draws, f"{len(np.unique(reads.patients[read[row]]))} patients")
-    return Estimate(value, low, high, n, discordant, f"paired {method}")
+    draws = _differences(reads, right, read, seed, resamples)
+    made = []
+    for row in range(len(reads.readers)):
+        n = int(read[row].sum())
+        discordant = int((right[0, row] != right[1, row]).sum())
+        if not n:
+            made.append(undefined(0, 0, NOT_READ))
+            continue
+        value = float((right[1, row].sum() - right[0, row].sum()) / n)
+        patients = len(np.unique(reads.patients[read[row]]))
+        low, high, method = percentile_interval(draws[:, row], f"{patients} patients")
+        made.append(Estimate(value, low, high, n, discordant, f"paired {method}"))
+    return tuple(made)
 
 
 def mean_difference(

@@ -228,9 +228,24 @@ class Strata:
     says: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Unread:
+    """Judged units on which a model gave no answer; they are in no other number of the model.
+
+    reasons: (reason, units, of them with any fracture), the most frequent first
+    positives: class -> units, ANY among them
+    sensitivity_of_all: any fracture, a fracture that was not read counted as missed
+    """
+
+    units: int
+    positives: dict[str, int]
+    reasons: tuple[tuple[str, int, int], ...]
+    sensitivity_of_all: Estimate
+
+
 @dataclass(frozen=True, eq=False)
 class ModelResult:
-    """All numbers of one model.
+    """All numbers of one model, over the judged units that it read.
 
     score_from: "p columns" or "boxes" (best box of each class after the rule's tau_min and NMS)
     rule: tau_min, NMS, valgus priority and the thresholds in use
@@ -257,6 +272,7 @@ class ModelResult:
     localisation: Localisation
     strata: Strata
     runtime_ms: tuple[float, float, float] | None
+    unread: Unread
 
     @property
     def name(self) -> str:
@@ -334,7 +350,7 @@ class Readers:
     ai_model: whose answers count as the AI's
     tables: (reader, condition) -> single-label table over K + 1 outcomes, N last
     says: what was set aside: repeated phases, reads of other splits
-    mrmcaov, imrmc: the reads for R; imrmc_text None where the study is not fully crossed
+    mrmcaov, imrmc: the reads for R, of any fracture; imrmc_text: for RJafroc. None where `says` tells why
     """
 
     cases: int
@@ -349,7 +365,7 @@ class Readers:
     design: tuple[DesignCheck, ...]
     says: tuple[str, ...]
     mrmcaov: RTable
-    imrmc: RTable
+    imrmc: RTable | None
     imrmc_text: str | None
 
 

@@ -14,7 +14,13 @@ from scipy.stats import norm, rankdata
 
 from hipnode.evaluation.estimates import Estimate, undefined
 from hipnode.evaluation.intervals import strata_when_few
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap, codes_of, percentile_interval
+from hipnode.evaluation.resampling import (
+    DEFAULT_RESAMPLES,
+    Resamples,
+    bootstrap,
+    codes_of,
+    percentile_interval,
+)
 
 Z_95 = float(norm.ppf(0.975))
 FEW_UNITS = 50  # in a class; below, the normal limit of DeLong is not to be trusted
@@ -108,11 +114,13 @@ def auc(
     *,
     seed: int = 0,
     resamples: int = DEFAULT_RESAMPLES,
+    resampled: Resamples | None = None,
 ) -> Estimate:
     """AUC with the interval that fits the number of units: DeLong, or for fewer than 50 in a class bootstrap.
 
     patients: (n,) names; units of one patient are not independent, so DeLong becomes Obuchowski's
         clustered form and the bootstrap draws patients. None: every unit is its own patient.
+    resampled: resamples of these units to use; None draws them from seed
     A perfect separation leaves both without width; then the limits are Newcombe's.
     """
     labels, scores = checked(positive, score)
@@ -124,7 +132,10 @@ def auc(
     value = _structural_components(labels, scores)[0]
     if value in (0.0, 1.0):
         return _newcombe(value, m, n)
-    draws = bootstrap_areas(labels, scores, patients, seed=seed, resamples=resamples)
+    if resampled is None:
+        draws = bootstrap_areas(labels, scores, patients, seed=seed, resamples=resamples)
+    else:
+        draws = _ranked(_areas, labels, scores, resampled)
     low, high, method = percentile_interval(draws, _drawn(patients, m + n))
     return Estimate(value, low, high, m + n, m, method)
 
@@ -205,8 +216,12 @@ def average_precision(
     *,
     seed: int = 0,
     resamples: int = DEFAULT_RESAMPLES,
+    resampled: Resamples | None = None,
 ) -> Estimate:
-    """AUPRC as average precision: the sum of precision times the step in sensitivity, interval by bootstrap."""
+    """AUPRC as average precision: the sum of precision times the step in sensitivity, interval by bootstrap.
+
+    resampled: resamples of these units to use; None draws them from seed
+    """
     labels, scores = checked(positive, score)
     m = int(labels.sum())
     if not m:
@@ -214,7 +229,10 @@ def average_precision(
     value = float(_average_precisions(labels, scores, np.ones((1, len(labels))))[0])
     if m == len(labels):
         return Estimate(value, None, None, len(labels), m, "no interval: no negative")
-    draws = _resampled(_average_precisions, labels, scores, patients, seed, resamples)
+    if resampled is None:
+        draws = _resampled(_average_precisions, labels, scores, patients, seed, resamples)
+    else:
+        draws = _ranked(_average_precisions, labels, scores, resampled)
     low, high, method = percentile_interval(draws, _drawn(patients, len(labels)))
     return Estimate(value, low, high, len(labels), m, f"step-wise, {method}")
 
@@ -261,6 +279,18 @@ def _resampled(
         resamples=resamples,
         strata=strata_when_few(labels),
     )
+
+
+def _ranked(
+    statistic: Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
+    labels: NDArray[np.bool_],
+    scores: NDArray[np.float64],
+    resampled: Resamples,
+) -> NDArray[np.float64]:
+    """The statistic of shared resamples, the units in the order of their scores."""
+    order = np.argsort(scores, kind="stable")
+    labels, scores = labels[order], scores[order]
+    return resampled.draws(lambda weights: statistic(labels, scores, weights), order)
 
 
 def _areas(
