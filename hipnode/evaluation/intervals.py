@@ -88,39 +88,6 @@ def share_by_patient(hits: ArrayLike, patients: ArrayLike | None = None) -> Esti
     )
 
 
-def proportion_of_patients(correct: ArrayLike, patients: ArrayLike | None = None) -> Estimate:
-    """The share of units that are correct, with a Wilson interval that knows which units share a patient.
-
-    correct: (n,) bool; patients: (n,) names, None: every unit its own. Where a patient has several units n is
-    divided by the design effect, never below 1 (Rao and Scott, Biometrics 1992;48:577-85). All correct, or
-    none: the spread inside a patient cannot be seen, and every patient counts once.
-    """
-    good = np.asarray(correct, dtype=np.bool_)
-    n, hits = len(good), int(good.sum())
-    plain = wilson(hits, n)
-    count = number_of_patients(patients, n)
-    if count == n:
-        return plain
-    if count > 1 and 0 < hits < n:
-        codes, share = codes_of(patients, n), hits / n
-        surplus = np.bincount(codes, weights=good - share, minlength=count)  # (patients,)
-        variance = count / (count - 1) * float((surplus**2).sum()) / n**2
-        effect = max(1.0, variance / (share * (1 - share) / n))
-    else:
-        effect = n / count
-    if effect == 1.0:
-        return plain
-    low, high = proportion_confint(hits / effect, n / effect, alpha=0.05, method="wilson")
-    return Estimate(
-        hits / n,
-        0.0 if hits == 0 else float(low),
-        1.0 if hits == n else float(high),
-        n,
-        hits,
-        f"Wilson, {count} patients (design effect {effect:.2f})",
-    )
-
-
 def sample_size(expected: float, half_width: float) -> int:
     """How many units a proportion needs for an interval of plus or minus half_width: z^2 p(1-p)/d^2.
 
