@@ -1,0 +1,362 @@
+"""The judgement of an acceptance run: the package's answers against a frozen protocol. Pure.
+
+Every hypothesis must hold. Each is tested at the one-sided level of 2.5 % (the lower limit of a two-sided
+95 % interval), and because all must hold the chance that a package passes which misses one of the bounds is
+not above 2.5 %, without a correction for their number (intersection-union test, Berger, Technometrics
+1982;24:295-300).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hipnode.evaluation.estimates import Estimate, undefined
+from hipnode.evaluation.intervals import OF_NOTHING, number_of_patients, share_by_patient
+from hipnode.evaluation.protocol import ANY, Hypothesis, Protocol, Stress
+from hipnode.evaluation.roc import auc
+from hipnode.status import AcceptanceOutcome
+
+NOT_GIVEN = "(not given)"
+WORST, BEST = -1.0, 2.0  # scores outside 0..1, for units without an answer where those count as wrong
+
+
+class Verdict(StrEnum):
+    """What came of one hypothesis."""
+
+    HOLDS = "holds"
+    NOT_SHOWN = "not shown"  #: the interval reaches to the wrong side of the bound, the value may not
+    DOES_NOT_HOLD = "does not hold"  #: the value lies on the wrong side of the bound
+    TOO_FEW = "not enough cases"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a package said of n units, K classes.
+
+    patients: (n,) one name per unit
+    truth: (n, K) bool, the reference
+    scores: (n, K) float in 0..1
+    called: (n, K) bool, in the view of the protocol
+    placed: (n, K) bool, called and in the right place; None where the tables have no boxes
+    read: (n,) bool, whether the package answered at all; what stands in the other rows is not looked at
+    """
+
+    classes: tuple[str, ...]
+    patients: NDArray[np.str_]
+    truth: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+    called: NDArray[np.bool_]
+    placed: NDArray[np.bool_] | None
+    read: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        n, k = len(self.patients), len(self.classes)
+        shapes = {self.truth.shape, self.scores.shape, self.called.shape}
+        if shapes != {(n, k)} or self.read.shape != (n,):
+            raise ValueError(
+                f"answers of {n} units and {k} classes have the shapes {shapes}, {self.read.shape}"
+            )
+
+    def take(self, which: NDArray[np.bool_]) -> "Answers":
+        """Those of a mask (n,)."""
+        return replace(
+            self,
+            patients=self.patients[which],
+            truth=self.truth[which],
+            scores=self.scores[which],
+            called=self.called[which],
+            placed=None if self.placed is None else self.placed[which],
+            read=self.read[which],
+        )
+
+    def of(self, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float64]]:
+        """(truth, called, score), (n,) each, of a class or of any fracture (its score: the best class's)."""
+        if name != ANY:
+            k = self.classes.index(name)
+            return self.truth[:, k], self.called[:, k] & self.read, self.scores[:, k]
+        truth = np.asarray(self.truth.any(axis=1))
+        return truth, self.called.any(axis=1) & self.read, self.scores.max(axis=1)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One hypothesis, its number and what came of it.
+
+    positives, negatives: patients with the class among the units, and without it
+    says: the verdict as one sentence for a reader who is no statistician
+    """
+
+    hypothesis: Hypothesis
+    estimate: Estimate
+    positives: int
+    negatives: int
+    verdict: Verdict
+    says: str
+
+
+@dataclass(frozen=True)
+class StratumJudgement:
+    """One subgroup and one number of any fracture, against that of all units.
+
+    flagged: "worse" or "better" where the interval excludes the overall value, else ""
+    fails: whether the protocol lets it fail the run
+    """
+
+    column: str
+    value: str
+    metric: str
+    estimate: Estimate
+    overall: float | None
+    flagged: str
+    fails: bool
+
+
+@dataclass(frozen=True)
+class StressJudgement:
+    """One change at one level: how much one number of any fracture changed on the same units.
+
+    difference: changed minus untouched, over the units in pairs
+    """
+
+    stress: Stress
+    level: float
+    metric: str
+    changed: Estimate
+    difference: Estimate
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The whole judgement. reasons: why it is no pass, one sentence each; empty for a pass."""
+
+    outcome: AcceptanceOutcome
+    judgements: tuple[Judgement, ...]
+    strata: tuple[StratumJudgement, ...]
+    stress: tuple[StressJudgement, ...]
+    reasons: tuple[str, ...]
+
+
+def judge(
+    protocol: Protocol,
+    answers: Answers,
+    strata: Mapping[str, Sequence[str | None]],
+    stress: Sequence[StressJudgement] = (),
+) -> Acceptance:
+    """Hold the answers against the protocol.
+
+    strata: column -> (n,) values, for each column the protocol names
+    stress: what `judge_stress` found, for each the protocol names
+    """
+    judgements = tuple(judge_hypothesis(protocol, one, answers) for one in protocol.hypotheses)
+    subgroups = tuple(
+        row
+        for column in protocol.strata.columns
+        for row in _stratum(protocol, answers, column, strata[column])
+    )
+    missing = [j.says for j in judgements if j.verdict is Verdict.TOO_FEW]
+    failed = [j.says for j in judgements if j.verdict in (Verdict.NOT_SHOWN, Verdict.DOES_NOT_HOLD)]
+    failed += [
+        f"{row.column} {row.value}: {row.metric} {shown(row.estimate)} is worse than that of all units "
+        f"({row.overall:.3f})."
+        for row in subgroups
+        if row.fails and row.overall is not None
+    ]
+    failed += [
+        f"{s.stress.transform} {s.level:g}: {s.metric} changes by {shown(s.difference)}; allowed is a drop of "
+        f"{s.stress.largest_drop:g}."
+        for s in stress
+        if s.verdict in (Verdict.NOT_SHOWN, Verdict.DOES_NOT_HOLD)
+    ]
+    missing += [
+        f"{s.stress.transform} {s.level:g}: no unit to measure {s.metric} on."
+        for s in stress
+        if s.verdict is Verdict.TOO_FEW
+    ]
+    if failed:  # all must hold, so one that does not settles it, whatever the others may lack
+        outcome = AcceptanceOutcome.FAIL
+    elif missing:
+        outcome = AcceptanceOutcome.NOT_ENOUGH
+    else:
+        outcome = AcceptanceOutcome.PASS
+    return Acceptance(outcome, judgements, subgroups, tuple(stress), tuple(failed + missing))
+
+
+def judge_hypothesis(protocol: Protocol, one: Hypothesis, answers: Answers) -> Judgement:
+    """One hypothesis against the answers."""
+    counted = (
+        answers if protocol.not_read == "wrong" or one.metric == "unread" else answers.take(answers.read)
+    )
+    positives, negatives = patients_with_and_without(one, counted.patients, counted.truth, answers.classes)
+    estimate = measured(protocol, one.metric, one.class_name, answers)
+    short = shortage(protocol, one, counted.patients, counted.truth, answers.classes)
+    if short or estimate.value is None:
+        why = short or f"there is no number ({estimate.method})"
+        says = f"{one.says}: not enough cases; {why}."
+        return Judgement(one, estimate, positives, negatives, Verdict.TOO_FEW, says)
+    verdict = held(estimate, one.bound, one.by, below=one.below)
+    words = {
+        Verdict.HOLDS: "holds",
+        Verdict.NOT_SHOWN: "not shown; the value is on the right side of the bound, the interval is not",
+        Verdict.DOES_NOT_HOLD: "does not hold",
+    }[verdict]
+    says = f"{one.says}: {words}. Found {shown(estimate)}."
+    return Judgement(one, estimate, positives, negatives, verdict, says)
+
+
+def held(estimate: Estimate, bound: float, by: str, *, below: bool = False) -> Verdict:
+    """Which side of the bound an estimate is on: the whole interval, or with by="value" the value."""
+    value, edge = estimate.value, estimate.high if below else estimate.low
+    if value is None or (by == "lower limit" and edge is None):
+        return Verdict.TOO_FEW
+    if (value >= bound) if below else (value <= bound):
+        return Verdict.DOES_NOT_HOLD
+    if by == "value":
+        return Verdict.HOLDS
+    assert edge is not None  # noqa: S101  (looked at above)
+    return Verdict.HOLDS if ((edge < bound) if below else (edge > bound)) else Verdict.NOT_SHOWN
+
+
+def measured(protocol: Protocol, metric: str, name: str, answers: Answers) -> Estimate:
+    """The number of a metric for a class or ANY, units without an answer counted as the protocol says."""
+    wrong = protocol.not_read == "wrong"
+    if metric == "unread":
+        return share_by_patient(~answers.read, answers.patients)
+    if not wrong:
+        answers = answers.take(answers.read)
+    truth, called, score = answers.of(name)
+    if metric == "auc":
+        score = np.where(answers.read, score, np.where(truth, WORST, BEST))
+        return auc(truth, score, answers.patients, seed=protocol.seed, resamples=protocol.resamples)
+    if metric == "specificity":
+        return share_by_patient((~called & answers.read)[~truth], answers.patients[~truth])
+    if metric == "right_place":
+        if answers.placed is None:
+            return undefined(int(truth.sum()), None, "no boxes in labels or predictions")
+        placed = answers.placed if name == ANY else answers.placed[:, [answers.classes.index(name)]]
+        called = placed.any(axis=1) & answers.read
+    return share_by_patient(called[truth], answers.patients[truth])
+
+
+def judge_stress(stress: Stress, level: float, untouched: Answers, changed: Answers) -> list[StressJudgement]:
+    """Sensitivity and specificity of any fracture on changed films against the same films untouched.
+
+    untouched, changed: the same units in the same order. The difference has a paired interval: its standard
+    error from the patients' sums of differences, as for clustered proportions.
+    """
+    rows = []
+    truth = untouched.of(ANY)[0]
+    for metric, which in (("sensitivity", truth), ("specificity", ~truth)):
+        before, after = untouched.take(which), changed.take(which)
+        good_before, good_after = (_good(metric, one) for one in (before, after))
+        difference = paired_difference(good_after, good_before, before.patients)
+        rows.append(
+            StressJudgement(
+                stress,
+                level,
+                metric,
+                share_by_patient(good_after, before.patients),
+                difference,
+                held(difference, -stress.largest_drop - 1e-12, stress.by),
+            )
+        )
+    return rows
+
+
+def paired_difference(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], patients: NDArray[np.str_]
+) -> Estimate:
+    """Share of first minus share of second on the same units, with a normal interval clustered by patient.
+
+    The limits stay within -1 and 1. Without any unit that differs there is no spread to see; then the limit
+    is that of Wilson for 0 of as many patients, on both sides.
+    """
+    n = len(first)
+    if n == 0:
+        return undefined(0, 0, OF_NOTHING)
+    gain = first.astype(float) - second.astype(float)
+    value, discordant = float(gain.mean()), int((first != second).sum())
+    count = number_of_patients(patients, n)
+    if discordant == 0 or count < 2:
+        edge = share_by_patient(np.zeros(n, dtype=np.bool_), patients).high or 0.0
+        return Estimate(
+            value, max(-1.0, value - edge), min(1.0, value + edge), n, discordant, "paired, Wilson"
+        )
+    codes = np.unique(patients, return_inverse=True)[1]
+    surplus = np.bincount(codes, weights=gain - value, minlength=count)
+    half = 1.96 * float(np.sqrt(count / (count - 1) * (surplus**2).sum())) / n
+    low, high = max(-1.0, value - half), min(1.0, value + half)
+    return Estimate(value, low, high, n, discordant, f"paired, {count} patients")
+
+
+def patients_with_and_without(
+    one: Hypothesis, patients: NDArray[np.str_], truth: NDArray[np.bool_], classes: Sequence[str]
+) -> tuple[int, int]:
+    """How many patients have a unit with the class of a hypothesis, and how many one without it."""
+    has = truth.any(axis=1) if one.class_name == ANY else truth[:, list(classes).index(one.class_name)]
+    return len(set(patients[has].tolist())), len(set(patients[~has].tolist()))
+
+
+def shortage(
+    protocol: Protocol,
+    one: Hypothesis,
+    patients: NDArray[np.str_],
+    truth: NDArray[np.bool_],
+    classes: Sequence[str],
+) -> str:
+    """What a hypothesis lacks, in words; "" where there are enough patients. It looks at no answer."""
+    with_, without = protocol.needed(one)
+    if one.metric == "unread":
+        count, needed = len(set(patients.tolist())), with_ + without
+        return f"{count} patients of {needed} needed" if count < needed else ""
+    positives, negatives = patients_with_and_without(one, patients, truth, classes)
+    kind = "a fracture" if one.class_name == ANY else one.class_name
+    lacking = []
+    if positives < with_:
+        lacking.append(f"{positives} patients with {kind} of {with_} needed")
+    if negatives < without:
+        lacking.append(f"{negatives} patients without {kind} of {without} needed")
+    return " and ".join(lacking)
+
+
+def case_key(image_uid: str | None, file: str | None, hip: str | None, case_id: str) -> str:
+    """The hash by which the ledger knows a test case again: its image and hip, or its name where it has none."""
+    side = hip or ""
+    what = f"image {image_uid} {side}" if image_uid else f"file {file} {side}" if file else f"case {case_id}"
+    return hashlib.sha256(what.encode()).hexdigest()
+
+
+def shown(estimate: Estimate) -> str:
+    """An estimate in words: value, interval and the counts behind it."""
+    if estimate.value is None:
+        return f"no value ({estimate.method})"
+    interval = "" if estimate.low is None else f" (95 % interval {estimate.low:.3f} to {estimate.high:.3f})"
+    return f"{estimate.value:.3f}{interval}, n {estimate.n}"
+
+
+def _good(metric: str, answers: Answers) -> NDArray[np.bool_]:
+    called = answers.of(ANY)[1]
+    return called if metric == "sensitivity" else ~called & answers.read
+
+
+def _stratum(
+    protocol: Protocol, answers: Answers, column: str, values: Sequence[str | None]
+) -> list[StratumJudgement]:
+    named = np.array([value if value else NOT_GIVEN for value in values])
+    rows = []
+    for value in sorted(set(named.tolist())):
+        part = answers.take(named == value)
+        for metric in ("sensitivity", "specificity"):
+            overall = measured(protocol, metric, ANY, answers).value
+            estimate = measured(protocol, metric, ANY, part)
+            flagged = ""
+            if overall is not None and estimate.low is not None and estimate.high is not None:
+                flagged = "worse" if estimate.high < overall else "better" if estimate.low > overall else ""
+            fails = protocol.strata.flagged == "fail" and flagged == "worse"
+            fails = fails and estimate.n >= protocol.strata.fewest
+            rows.append(StratumJudgement(column, value, metric, estimate, overall, flagged, fails))
+    return rows
