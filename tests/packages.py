@@ -48,3 +48,19 @@ def content(**changes: Any) -> dict[str, Any]:
 def make_package(folder: Path, weights: bytes = b"no weights", **changes: Any) -> ModelPackage:
     """A package in `folder`; its weights are not looked at before a detector loads them."""
     return write_package(folder, content(**changes), weights, "# A test package\n")
+
+
+def make_seeded_package(folder: Path, **changes: Any) -> ModelPackage:
+    """A package of the real network with seeded random weights and an input of 128 x 128. Needs torch.
+
+    Its thresholds are so low that it finds something on every film.
+    """
+    import torch
+
+    from workers.detector.checkpoint import weights_bytes
+    from workers.detector.damoyolo import damoyolo_t
+
+    torch.manual_seed(1)
+    weights = weights_bytes(damoyolo_t(len(CLASSES)).state_dict())
+    decision = {"thresholds": dict.fromkeys(CLASSES, 0.0005), "tau_min": 0.0001}
+    return make_package(folder, weights, input={"width": 128, "height": 128}, decision=decision, **changes)

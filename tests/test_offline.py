@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 from hipnode.cli import app, main
 from tests.dicom_checks import check_file
 from tests.factories import make_radiograph, save
-from tests.packages import CLASSES, make_package
+from tests.packages import CLASSES, make_seeded_package
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
 KEYS = {
     "file", "status", "outcome", "reason", "sentence", "flags", "findings", "candidates", "package", "outputs",
@@ -38,15 +38,9 @@ package = "hip-test"
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Packages hip-test and hip-second of one network with an input of 128 x 128."""
-    from workers.detector.checkpoint import weights_bytes
-    from workers.detector.damoyolo import damoyolo_t
-
-    torch.manual_seed(1)
-    weights = weights_bytes(damoyolo_t(4).state_dict())
     folder = tmp_path_factory.mktemp("packages")
-    decision = {"thresholds": dict.fromkeys(CLASSES, 0.0005), "tau_min": 0.0001}
     for id_ in ("hip-test", "hip-second"):
-        make_package(folder / id_, weights, id=id_, input={"width": 128, "height": 128}, decision=decision)
+        make_seeded_package(folder / id_, id=id_)
     return folder
 
 

@@ -18,7 +18,7 @@ from hipnode.images import Radiograph
 from hipnode.logs import hashed
 from hipnode.packages import ModelPackage, find_packages, named_package
 from hipnode.results import BuiltResult, Installation, ResultKind, build_results, preview_png, result_text
-from hipnode.selection import Decision, Facts, Selection, select_study
+from hipnode.selection import Decision, Facts, Selection, select_films
 from hipnode.settings import Settings
 from hipnode.status import Outcome, ReasonCode
 from workers.analysis import Detector, StudyImage, StudyImages, analyse
@@ -62,25 +62,26 @@ def analyse_files(
     answers: dict[Path, dict[str, Any]] = {}
     copies: dict[Path, Path] = {}
     with Children(settings.decode_children, *limits) as children:
-        studies: dict[str, list[_Film]] = defaultdict(list)
+        films: list[_Film] = []
         first: dict[str, Path] = {}
         for path in paths:
             try:
                 film = _film(path, children)
                 if first.setdefault(film.facts.sop_instance_uid, path) is path:
-                    studies[str(film.header.get("StudyInstanceUID", ""))].append(film)
+                    films.append(film)
                 else:
                     copies[path] = first[film.facts.sop_instance_uid]
             except ImageRejected as error:
                 answers[path] = _answer(path, "failed", Reason(error.code, error.sentence))
-        for study_uid, films in studies.items():
-            selected = select_study([(film.facts, selection.decide(film.facts)) for film in films])
-            chosen: dict[str, list[tuple[_Film, Decision]]] = defaultdict(list)
-            for film, decision in zip(films, selected.decisions, strict=True):
-                if decision.skipped:
-                    answers[film.path] = _answer(film.path, "skipped", decision.reason, decision.flags)
-                else:
-                    chosen[package_id or decision.package].append((film, decision))
+        decisions = select_films([film.facts for film in films], selection)
+        studies: dict[str, dict[str, list[tuple[_Film, Decision]]]] = defaultdict(lambda: defaultdict(list))
+        for film, decision in zip(films, decisions, strict=True):
+            if decision.skipped:
+                answers[film.path] = _answer(film.path, "skipped", decision.reason, decision.flags)
+            else:
+                study_uid = film.facts.first("StudyInstanceUID")
+                studies[study_uid][package_id or decision.package].append((film, decision))
+        for study_uid, chosen in studies.items():
             for package, wanted in chosen.items():
                 try:
                     look.known(package)

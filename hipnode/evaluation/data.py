@@ -48,6 +48,7 @@ def read_data(folder: Path, classes: Sequence[str]) -> Data:
         file, says = _film_of(label, folder)
         if says:
             problems.append(Problem(listing.name, label.row, says))
+            continue
         hip = label.hip if label.hip in ("L", "R") else None
         judged = label.split != "validation"
         units.append(Unit(label.row, label.case_id, hip, file, label.image_uid, judged))
