@@ -115,6 +115,12 @@ flagged = "maybe"
         ("[minimum]", "[thresholds]\nvalues = {DF = 0.3}\n[minimum]", 'of no use with from = "package"'),
         ("[minimum]", '[thresholds]\nsensitivity = 0.9\n[minimum]', "sensitivity is of no use"),
         ("[minimum]", "[strata]\ncolumns = ['sex', 'sex']\n[minimum]", "column sex is named twice"),
+        ("bound = 0.80", 'bound = 0.80\n[[stress]]\ntransform = "rotaton"\nlevels = [5]',
+         "no stress test 'rotaton'; there are rot"),
+        ("bound = 0.80", 'bound = 0.80\n[[stress]]\ntransform = "crop"\nlevels = [0.1, 2]', "level of crop is 2"),
+        ("bound = 0.80", 'bound = 0.80\n[[stress]]\ntransform = "crop"\nlevels = [0.1]', "largest_drop is missing"),
+        ("bound = 0.80", 'bound = 0.80\n[[stress]]\ntransform = "wrong_body_part"\nlevels = [1]\nlargest_drop = 0.1',
+         "largest_drop has no meaning for a film that must be refused"),
         ("bound = 0.85", "bound = nan", "must be less than 1"),
     ],
 )  # fmt: skip
@@ -151,21 +157,19 @@ def test_a_protocol_is_held_against_the_package_it_is_run_on():
             "[minimum]",
             f'sha256 = "{"a" * 64}"\n[thresholds]\nfrom = "protocol"\nvalues = {{DF = 0.3}}\n[minimum]',
         )
-        + '[[stress]]\ntransform = "rotaton"\nlevels = [5]\nlargest_drop = 0.05\n'
     )
-    said = " | ".join(misfits(protocol, "hip-test", "b" * 64, CLASSES, ("rotation", "noise")))
+    said = " | ".join(misfits(protocol, "hip-test", "b" * 64, CLASSES))
     for words in (
         "sha256: is aaaaaaaaaaaa..., and the weights of hip-test here are bbbbbbbbbbbb...",
         "hypothesis 1: class is 'XX'; known are DF, VF, SF, UF, any",
         "thresholds.values: must name each class once (DF, VF, SF, UF)",
-        "transform is 'rotaton'; known are rotation, noise",
     ):
         assert words in said, said
-    assert "cannot be checked" in " ".join(misfits(protocol, "hip-test", None, CLASSES, ()))
-    assert misfits(protocol, "other", "a" * 64, CLASSES, ())[0] == (
+    assert "cannot be checked" in " ".join(misfits(protocol, "hip-test", None, CLASSES))
+    assert misfits(protocol, "other", "a" * 64, CLASSES)[0] == (
         "package: is hip-test, and the package of this run is other"
     )
-    assert misfits(parse_protocol(SMALL), "hip-test", None, CLASSES, ()) == []
+    assert misfits(parse_protocol(SMALL), "hip-test", None, CLASSES) == []
 
 
 def test_a_hypothesis_may_need_fewer_or_more_than_the_protocol():

@@ -21,6 +21,7 @@ from hipnode.evaluation.roc import auc
 from hipnode.status import AcceptanceOutcome
 
 NOT_GIVEN = "(not given)"
+SLACK = 1e-12  # a drop of exactly what is allowed is allowed, whatever its last binary digit
 WORST, BEST = -1.0, 2.0  # scores outside 0..1, for units without an answer where those count as wrong
 
 
@@ -117,17 +118,30 @@ class StratumJudgement:
 
 @dataclass(frozen=True)
 class StressJudgement:
-    """One change at one level: how much one number of any fracture changed on the same units.
+    """One number of any fracture on films changed in one way at one level.
 
-    difference: changed minus untouched, over the units in pairs
+    metric: sensitivity, specificity or refused (for a change after which a film must not be read)
+    changed: the number on the changed films; difference: changed minus untouched, over the same units in
+        pairs, None for refused
     """
 
     stress: Stress
     level: float
     metric: str
     changed: Estimate
-    difference: Estimate
+    difference: Estimate | None
     verdict: Verdict
+
+    @property
+    def says(self) -> str:
+        """What was allowed and what was found, as a sentence."""
+        what = f"{self.stress.transform.replace('_', ' ')} {self.level:g}"
+        if self.verdict is Verdict.TOO_FEW:
+            return f"{what}: no unit to measure {self.metric} on."
+        if self.difference is None:
+            return f"{what}: {shown(self.changed)} refused; needed is {self.stress.refused:g}."
+        drop = self.stress.largest_drop or 0.0
+        return f"{what}: {self.metric} changes by {shown(self.difference)}; allowed is a drop of {drop:g}."
 
 
 @dataclass(frozen=True)
@@ -166,17 +180,8 @@ def judge(
         for row in subgroups
         if row.fails and row.overall is not None
     ]
-    failed += [
-        f"{s.stress.transform} {s.level:g}: {s.metric} changes by {shown(s.difference)}; allowed is a drop of "
-        f"{s.stress.largest_drop:g}."
-        for s in stress
-        if s.verdict in (Verdict.NOT_SHOWN, Verdict.DOES_NOT_HOLD)
-    ]
-    missing += [
-        f"{s.stress.transform} {s.level:g}: no unit to measure {s.metric} on."
-        for s in stress
-        if s.verdict is Verdict.TOO_FEW
-    ]
+    failed += [s.says for s in stress if s.verdict in (Verdict.NOT_SHOWN, Verdict.DOES_NOT_HOLD)]
+    missing += [s.says for s in stress if s.verdict is Verdict.TOO_FEW]
     if failed:  # all must hold, so one that does not settles it, whatever the others may lack
         outcome = AcceptanceOutcome.FAIL
     elif missing:
@@ -261,10 +266,16 @@ def judge_stress(stress: Stress, level: float, untouched: Answers, changed: Answ
                 metric,
                 share_by_patient(good_after, before.patients),
                 difference,
-                held(difference, -stress.largest_drop - 1e-12, stress.by),
+                held(difference, -(stress.largest_drop or 0.0) - SLACK, stress.by),
             )
         )
     return rows
+
+
+def judge_refusal(stress: Stress, level: float, refused: Estimate) -> StressJudgement:
+    """Films that must be refused: the share that was, which may be the bound itself."""
+    verdict = held(refused, (stress.refused or 1.0) - SLACK, stress.by)
+    return StressJudgement(stress, level, "refused", refused, None, verdict)
 
 
 def paired_difference(

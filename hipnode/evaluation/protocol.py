@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from hipnode.errors import HipnodeError
 from hipnode.evaluation.intervals import Z_95
 from hipnode.evaluation.resampling import DEFAULT_RESAMPLES
+from hipnode.evaluation.stress import StressUnknown, change
 
 ANY = "any"  # the question whether there is any fracture
 FEWEST = 10  # patients; below, a value alone or an area says nothing (the tables warn below 10 events)
@@ -106,11 +107,17 @@ class Strata(_Table):
 
 
 class Stress(_Table):
-    """One change made to the films, and how much sensitivity and specificity of any fracture may lose by it."""
+    """One change made to the films (`hipnode.evaluation.stress`), and what may come of it.
+
+    largest_drop: how much sensitivity and specificity of any fracture may lose, each
+    refused: the share that must be refused, for a change after which a film must not be read
+    by: "value", or with "lower limit" the 95 % interval as a whole
+    """
 
     transform: Line
     levels: Annotated[tuple[float, ...], Field(min_length=1)]
-    largest_drop: Share
+    largest_drop: Share | None = None
+    refused: Annotated[float, Field(gt=0, le=1)] | None = None
     by: Literal["lower limit", "value"] = "value"
 
 
@@ -192,12 +199,10 @@ def fewest_to_pass(bound: float) -> int:
     return floor(bound * Z_95**2 / (1 - bound) + 1e-9) + 1
 
 
-def misfits(
-    protocol: Protocol, package: str, sha256: str | None, classes: Sequence[str], transforms: Sequence[str]
-) -> list[str]:
+def misfits(protocol: Protocol, package: str, sha256: str | None, classes: Sequence[str]) -> list[str]:
     """Why a protocol does not fit the package it is to be run on, one sentence each.
 
-    sha256: of the package's weights, None where they are not here; transforms: the stress tests there are
+    sha256: of the package's weights, None where they are not here
     """
     problems = []
     if protocol.package != package:
@@ -215,12 +220,6 @@ def misfits(
             problems.append(f"hypothesis {number}: class is {one.class_name!r}; known are {known}")
     if protocol.thresholds.source == "protocol" and set(protocol.thresholds.values) != set(classes):
         problems.append(f"thresholds.values: must name each class once ({', '.join(classes)})")
-    for one_stress in protocol.stress:
-        if one_stress.transform not in transforms:
-            says = (
-                f"stress: transform is {one_stress.transform!r}; known are {', '.join(transforms) or 'none'}"
-            )
-            problems.append(says)
     return problems
 
 
@@ -249,6 +248,24 @@ def _contradictions(protocol: Protocol) -> list[str]:
     ):
         twice = sorted({name for name in names if list(names).count(name) > 1})
         problems += [f"{what} {name} is named twice" for name in twice]
+    for one_stress in protocol.stress:
+        problems += _stress_problems(one_stress)
+    return problems
+
+
+def _stress_problems(one: Stress) -> list[str]:
+    try:
+        made = [change(one.transform, level) for level in one.levels]
+    except StressUnknown as error:
+        return [f"stress: {error}"]
+    kind = made[0].transform
+    wanted, other = ("refused", "largest_drop") if kind.must_refuse else ("largest_drop", "refused")
+    problems = []
+    if getattr(one, wanted) is None:
+        problems.append(f"stress {one.transform}: {wanted} is missing")
+    if getattr(one, other) is not None:
+        must = "must be refused" if kind.must_refuse else "is to be read"
+        problems.append(f"stress {one.transform}: {other} has no meaning for a film that {must}")
     return problems
 
 
