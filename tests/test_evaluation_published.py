@@ -6,20 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hipnode.evaluation.agreement import cohen_kappa
+from hipnode.evaluation.assemble import Options, evaluate
 from hipnode.evaluation.calibration import brier, ece
 from hipnode.evaluation.classes import Boxes
 from hipnode.evaluation.counts import Counts, class_table, one_hot
 from hipnode.evaluation.intervals import wilson
 from hipnode.evaluation.localisation import box_masks, jaccard_summary, match, per_detection
 from hipnode.evaluation.operating import at_threshold, youden
-from hipnode.evaluation.published import bjj2025, others
+from hipnode.evaluation.provenance import provenance
+from hipnode.evaluation.published import bjj2025, others, sections
 from hipnode.evaluation.published.printed import PELVIXNET_COUNTS, PELVIXNET_FOUND, wald
-from hipnode.evaluation.record import ClassPlaces, Point, Question, StratumRow
+from hipnode.evaluation.record import ClassPlaces, Evaluation, Point, Question, StratumRow
 from hipnode.evaluation.report.document import Table
 from hipnode.evaluation.roc import auc, average_precision, delong, roc_curve
+from hipnode.evaluation.tables import load
+from tests.evaluation_files import four_classes
 
 OUTCOMES = ("DF", "VF", "SF", "UF", "N")
 # vector 2 of the specification: 20 cases, no outcome N in the reference
@@ -249,6 +254,74 @@ def test_wrist_table_has_the_limits_its_counts_allow():
     ]
     assert [round(x, 3) for x in (rows["AUC"][told].low, rows["AUC"][told].high)] == [0.911, 0.997]
     assert (rows["Sensitivity"]["Here"].value, rows["Specificity"]["Here"].value) == (0.9, 0.88)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """200 films of four classes with boxes, read by two readers without and with AI; none of them has UF."""
+    folder = tmp_path_factory.mktemp("study")
+    labels, predictions = four_classes(folder, 200, seed=3)
+    frame = pd.read_csv(labels)
+    frame.loc[frame.y_class == "UF", "y_class"] = "SF"
+    frame["boxes"] = frame["boxes"].fillna("")
+    frame.to_csv(labels, index=False)
+    films = frame[frame.split == "test"]
+    rows = [
+        (case, reader, condition, truth if (i + shift) % step else "N")
+        for reader, shift in (("a", 0), ("b", 1))
+        for condition, step in (("no_ai", 3), ("ai", 6))
+        for i, (case, truth) in enumerate(zip(films.case_id, films.y_class, strict=True))
+    ]
+    reads = folder / "reads.csv"
+    pd.DataFrame(rows, columns=["case_id", "reader_id", "condition", "y_read"]).to_csv(reads, index=False)
+    tables = load(labels, predictions, OUTCOMES[:4], reads)
+    return evaluate(
+        tables, Options(resamples=50), provenance(tables, seed=1, resamples=50, command="hipnode evaluate")
+    )
+
+
+def test_every_paper_has_its_section_and_every_table_its_unit(study):
+    made = sections(study)
+    assert [s.title.partition("(")[2][:12] for s in made] == [
+        "Bone Joint J", "Sci Rep 2022", "Nat Commun 2", "Clin Radiol ",
+    ]  # fmt: skip
+    tables = [part for section in made for part in section.parts]
+    assert all(table.unit in ("image", "pixel") for table in tables)
+    assert all("n" in table.columns or "Images" in table.columns for table in tables)
+    assert all(any(column.startswith("Events") for column in table.columns) for table in tables)
+    assert [table.name for table in tables] == [
+        "bjj2025-table-2-cases", "bjj2025-table-2-pixels", "bjj2025-table-2-check", "bjj2025-table-3-model",
+        "bjj2025-table-3-no-ai", "bjj2025-table-3-ai", "bjj2025-table-3-check", "bath2022", "pelvixnet2021",
+        "pelvixnet2021-findings", "wrist2018",
+    ]  # fmt: skip
+
+
+def test_gain_is_over_the_mean_of_the_readers_without_ai(study):
+    (table,) = sections(study)[1].parts
+    rows = rows_of(table)
+    assert study.readers is not None
+    alone = [t.micro["sensitivity"].value for (_, c), t in study.readers.tables.items() if c == "no_ai"]
+    assert rows["Accuracy of 2 readers without AI, mean"]["Here"] == pytest.approx(sum(alone) / 2)
+    points = 100 * (study.models[0].accuracy.value - sum(alone) / 2)
+    assert rows["Gain over them, points"]["Here"] == f"{points:.1f}"
+
+
+def test_compat_changes_only_what_it_names(study):
+    plain = {p.name: p for s in sections(study) for p in s.parts}
+    compat = {p.name: p for s in sections(study, compat_bjj2025=True) for p in s.parts}
+    changed = {name for name in plain if plain[name] != compat[name]}
+    assert changed == {"bjj2025-table-3-model", "bjj2025-table-3-no-ai", "bjj2025-table-3-ai"}
+    rows = rows_of(compat["bjj2025-table-3-model"])
+    right = rows["Macro over the 4 outcomes that occur"]["m 2 Se"].value  # of five, UF is empty
+    assert rows["Macro, compat bjj2025 (K = 5, empty class 0)"]["m 2 Se"] == pytest.approx(right * 4 / 5)
+
+
+def test_findings_add_up_to_any_fracture(study):
+    table = next(p for s in sections(study) for p in s.parts if p.name == "pelvixnet2021-findings")
+    own = [row for row in table.rows if "printed" not in str(row[0])]
+    used = study.models[0].any_fracture.used.counts
+    assert sorted(str(row[0]) for row in own) == ["DF", "SF", "VF"]
+    assert (sum(row[1] for row in own), sum(row[2] for row in own)) == (used.positives, used.tp)
 
 
 @pytest.mark.skipif(PELVIXNET_CSV not in os.environ, reason=f"{PELVIXNET_CSV} names no local copy")

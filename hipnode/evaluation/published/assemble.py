@@ -13,7 +13,7 @@ from hipnode.evaluation.published.bjj2025 import (
     table_two_pixels,
 )
 from hipnode.evaluation.published.others import bath, pelvixnet, pelvixnet_findings, wrist
-from hipnode.evaluation.published.printed import BATH2022, BJJ2025, PELVIXNET2021, WRIST2018
+from hipnode.evaluation.published.printed import BATH2022, BJJ2025, PELVIXNET2021, TABLE_III_MEAN, WRIST2018
 from hipnode.evaluation.readers import AI, NO_AI
 from hipnode.evaluation.record import ANY, Evaluation, ModelResult, Readers
 from hipnode.evaluation.report.document import Section, Table
@@ -90,7 +90,8 @@ def _reader_tables(readers: Readers, unit: str, compat: bool) -> list[Table]:
         if read:
             name = f"bjj2025-table-3-{condition.replace('_', '-')}"
             title = f"Table III, readers {words}"
-            made.append(table_three(read, unit, name, title, compat=compat, printed=condition == AI))
+            theirs = condition == AI and not TABLE_III_MEAN.keys().isdisjoint(readers.outcomes)
+            made.append(table_three(read, unit, name, title, compat=compat, printed=theirs))
     return made
 
 

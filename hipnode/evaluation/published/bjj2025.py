@@ -208,8 +208,10 @@ def table_three(
         notes.append(
             f"Printed: {BJJ2025}, table III, three surgeons with AI on 341 fractures; not the model alone."
         )
-    columns = ("Class", "n", "Events", *heads, "Mean Se", "SD Se", "Mean Sp", "SD Sp")
-    return Table(name, title, unit, columns, tuple(rows), tuple(notes))
+    columns = ["Class", "n", "Events", *heads, "Mean Se", "SD Se", "Mean Sp", "SD Sp"]
+    if len(tables) == 1 and not printed:  # the mean of one is that one
+        columns, rows = columns[:-4], [row[:-4] for row in rows]
+    return Table(name, title, unit, tuple(columns), tuple(rows), tuple(notes))
 
 
 def table_three_check() -> Table:
