@@ -275,3 +275,15 @@ def test_a_folder_is_no_table(tmp_path):
     (tmp_path / "labels.csv").mkdir()
     with pytest.raises(TablesUnusable, match="is a folder; give the file in it"):
         load_labels(tmp_path / "labels.csv", CLASSES)
+
+
+def test_a_film_of_another_size_than_the_label_says_is_a_problem(site):
+    labels = "case_id,patient_id,y_class,rows,columns\nc1,p1,DF,640,512\nc2,p2,N,,\n"
+    predictions = "case_id,model_id,p_DF,rows,columns\nc1,m,0.9,{},512\nc2,m,0.1,640,512\n"
+    assert [p.size for p in site(labels=labels, predictions=predictions.format(640)).predictions] == [
+        (640, 512)
+    ] * 2
+    assert problems(site, labels=labels, predictions=predictions.format(1280)) == [
+        "predictions.csv, row 2: the model met a film of 1280 rows and 512 columns, labels.csv says 640 and 512; "
+        "boxes of the two are not of the same pixels"
+    ]

@@ -182,7 +182,9 @@ def gather(tables: Tables, model: tuple[str, str], split: str, rule: DecisionRul
         reference=_boxes([label.boxes for label in read], places),
         predicted=predicted,
         with_boxes=any(p.boxes for p in answers.values()),
-        sizes=np.array([label.size or (0, 0) for label in read], dtype=np.int64).reshape(-1, 2),
+        sizes=np.array(
+            [label.size or p.size or (0, 0) for label, p in zip(read, said, strict=True)], dtype=np.int64
+        ).reshape(-1, 2),
         points=np.array([(i, *xy) for i, label in enumerate(read) for xy in label.points]).reshape(-1, 3),
         peaks=np.array([p.peak or (np.nan, np.nan) for p in said], dtype=np.float64).reshape(-1, 2),
         columns=columns,

@@ -69,6 +69,7 @@ class Prediction:
 
     not_read: why it said nothing (a reason code, or words); there are no boxes or probabilities then. Such a
         unit is no negative: it is told apart from the units that were read.
+    size: (rows, columns) of the image in pixels, as the model met it
     """
 
     row: int
@@ -80,6 +81,7 @@ class Prediction:
     peak: tuple[float, float] | None = None
     runtime_ms: float | None = None
     not_read: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -333,6 +335,7 @@ def _prediction(cells: _Cells) -> Prediction:
     return Prediction(
         cells.row, cells.needed("case_id"), cells.needed("model_id"), cells.text("model_version") or "",
         chances, boxes, (xy[0], xy[1]) if xy else None, cells.number("runtime_ms", 0, 1e12), not_read,
+        cells.size(),
     )  # fmt: skip
 
 
@@ -393,9 +396,17 @@ def _repeated(keys: Sequence[tuple[int, tuple[object, ...]]], file: str, what: s
 def _strangers(
     labels: Sequence[Label], predictions: Sequence[Prediction], reads: Sequence[Read], files: Sequence[str]
 ) -> list[Problem]:
-    """Predictions and reads of cases without label, and cases that a model left out."""
-    known = {label.case_id for label in labels}
+    """Predictions and reads of cases without label, cases a model left out, and films of another size."""
+    known = {label.case_id: label for label in labels}
     problems = []
+    for prediction in predictions:
+        met, size = prediction.size, known[prediction.case_id].size if prediction.case_id in known else None
+        if size and met and size != met:
+            says = (
+                f"the model met a film of {met[0]} rows and {met[1]} columns, {files[0]} says "
+                f"{size[0]} and {size[1]}; boxes of the two are not of the same pixels"
+            )
+            problems.append(Problem(files[1], prediction.row, says))
     for file, rows in ((files[1], predictions), (files[2], reads)):
         for each in rows:
             if each.case_id not in known:
