@@ -117,7 +117,7 @@ def group_hips(candidates: Sequence[Candidate], rule: DecisionRule) -> list[list
 
 def same_hip(a: Box, b: Box) -> bool:
     """Whether two boxes show one hip: IoU at least 0.5, or the centre of one inside the other."""
-    return _iou(a, b) >= SAME_HIP_IOU or _inside(a.centre, b) or _inside(b.centre, a)
+    return iou(a, b) >= SAME_HIP_IOU or _inside(a.centre, b) or _inside(b.centre, a)
 
 
 def _finding(hip: Sequence[Candidate], rule: DecisionRule) -> Finding:
@@ -143,7 +143,8 @@ def _finding(hip: Sequence[Candidate], rule: DecisionRule) -> Finding:
     return Finding(first.class_name, first.score, first.box, first.side, alternative, why)
 
 
-def _iou(a: Box, b: Box) -> float:
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes of one frame."""
     width = min(a.column_max, b.column_max) - max(a.column_min, b.column_min)
     height = min(a.row_max, b.row_max) - max(a.row_min, b.row_min)
     if width <= 0 or height <= 0:

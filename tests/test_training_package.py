@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from hipnode.decision import DecisionRule
+from hipnode.decision import DecisionRule, iou
 from hipnode.findings import Algorithm, Box, Detections
 from hipnode.packages import find_packages, load_package
 from tests.test_training_data import write_pool
 from tests.test_training_loop import TINY
-from workers.training.evaluate import Case, as_markdown, auc, box_iou, measure, wilson
+from workers.training.evaluate import Case, as_markdown, auc, measure, wilson
 from workers.training.loop import CHECKPOINT, Run, TrainSettings, train
 from workers.training.package import CLASSES, FIRST_LINE, BuildSettings, build_package
 from workers.training.thresholds import TooFewCases, choose_thresholds
@@ -50,8 +50,8 @@ def test_auc_counts_ties_half():
 
 
 def test_iou_by_hand():
-    assert box_iou(Box(100, 100, 300, 260), Box(140, 120, 320, 280)) == pytest.approx(0.5833, abs=1e-4)
-    assert box_iou(Box(0, 0, 1, 1), Box(2, 2, 3, 3)) == 0
+    assert iou(Box(100, 100, 300, 260), Box(140, 120, 320, 280)) == pytest.approx(0.5833, abs=1e-4)
+    assert iou(Box(0, 0, 1, 1), Box(2, 2, 3, 3)) == 0
 
 
 def test_numbers_of_a_small_pool():

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hipnode.decision import DecisionRule, name_findings
+from hipnode.decision import DecisionRule, iou, name_findings
 from hipnode.findings import Algorithm, Box, Detections, Finding
 from hipnode.images import Radiograph
 from workers.training.data import Sample
@@ -113,16 +113,6 @@ def best_finding(case: Case, algorithm: Algorithm, rule: DecisionRule) -> Findin
     return reading.findings[0] if reading.findings else None
 
 
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes of one frame."""
-    width = min(a.column_max, b.column_max) - max(a.column_min, b.column_min)
-    height = min(a.row_max, b.row_max) - max(a.row_min, b.row_min)
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(x.column_max - x.column_min) * (x.row_max - x.row_min) for x in (a, b)]
-    return width * height / (sum(areas) - width * height)
-
-
 def _share(hits: int, of: int) -> dict[str, Any]:
     low, high = wilson(hits, of)
     value = round(hits / of, 4) if of else None
@@ -143,7 +133,7 @@ def measure(cases: Sequence[Case], algorithm: Algorithm, rule: DecisionRule) -> 
     by_class: dict[str, list[float]] = {name: [] for name in names}
     for case, answer, truth in zip(cases, answers, truths, strict=True):
         if case.box is not None and answer is not None and truth is not None:
-            overlaps.append(box_iou(case.box, answer.box))
+            overlaps.append(iou(case.box, answer.box))
             by_class[truth].append(overlaps[-1])
             column, row = answer.box.centre
             box = case.box
@@ -202,8 +192,8 @@ def as_markdown(numbers: dict[str, Any]) -> str:
         f"| {numbers['mean_iou'] or 0:.3f} |",
     ]
     for name, row in numbers["classes"].items():
-        iou = "-" if row["mean_iou"] is None else f"{row['mean_iou']:.3f}"
-        lines.append(f"| {name} | {_text(row['sensitivity'])} | {_text(row['specificity'])} | {iou} |")
+        mean = "-" if row["mean_iou"] is None else f"{row['mean_iou']:.3f}"
+        lines.append(f"| {name} | {_text(row['sensitivity'])} | {_text(row['specificity'])} | {mean} |")
     columns = list(numbers["answers"])
     lines += [
         "",
