@@ -7,7 +7,7 @@ import pytest
 
 from hipnode.decision import DecisionRule
 from hipnode.evaluation.stress import TRANSFORMS, StressUnknown, change, standard
-from hipnode.evaluation.stressed import stress_rows, stress_table, stressed_tables
+from hipnode.evaluation.stressed import stress_rows, stress_section, stressed_tables
 from hipnode.evaluation.tables import TablesUnusable, load
 from hipnode.selection import Selection, facts_of
 from hipnode.status import ReasonCode
@@ -132,9 +132,39 @@ def test_the_effect_is_counted_in_pairs(brought):
     assert turned.sensitivity_change.low < 0 < turned.specificity_change.high
     assert (knee.n, knee.refused.value, knee.refused.events, knee.failed) == (10, 0.9, 9, 1)
     assert (knee.sensitivity.value, knee.sensitivity_change.value) == (None, None)
-    table = stress_table([turned, knee], "hip")
+    section = stress_section([turned, knee], "hip")
+    assert section.paragraphs == (
+        "When the header says knee and nothing of a hip, the film must be refused: of 10 hips only 9 were refused.",
+        "No change of the pixels lowered sensitivity or specificity by more than chance explains.",
+    )
+    (table,) = section.parts
     assert [row[:3] for row in table.rows] == [("rotation", 20, 10), ("wrong body part", 1, 10)]
     assert any("missing side marker is not tested" in note for note in table.notes)
+
+
+def test_what_a_change_takes_beyond_chance_is_said(brought):
+    label = {"y_class": "DF", "hip": "L"}
+    box = {"xyxy": [1, 1, 9, 9], "class": "DF"}
+    rows = {"labels": [], "predictions": [], "stress": []}
+    for i in range(40):
+        ids = {"case_id": f"c{i}"}
+        said = ids | {"model_id": "m", "model_version": "1"}
+        rows["labels"].append(ids | label | {"patient_id": f"p{i}"})
+        rows["predictions"].append(said | {"boxes": [box | {"score": 0.9}]})
+        rows["stress"].append(
+            said | {"stress": "noise 20", "boxes": [box | {"score": 0.9 if i < 30 else 0.1}]}
+        )
+        rows["stress"].append(said | {"stress": "wrong_body_part 1", "boxes": [], "not_read": "OTHER_REGION"})
+    for name, lines in rows.items():
+        (brought / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tables = load(brought / "labels.jsonl", brought / "predictions.jsonl", ("DF", "VF"))
+    under = stressed_tables(tables, brought / "stress.jsonl")
+    changes = [change("noise", 20), change("wrong_body_part", 1)]
+    section = stress_section(stress_rows(tables, under, changes, ("m", "1"), "all", RULE), "hip")
+    assert section.paragraphs == (
+        "When the header says knee and nothing of a hip, the film must be refused: of 40 hips all were refused.",
+        "More than chance explains, a change lowered sensitivity by 25 points under noise 20.",
+    )
 
 
 def test_a_case_without_an_untouched_answer_has_no_pair(brought):

@@ -14,7 +14,8 @@ from hipnode.evaluation.classes import multi_label
 from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.films import kind_of
 from hipnode.evaluation.intervals import share_by_patient
-from hipnode.evaluation.report.document import Table
+from hipnode.evaluation.report.document import Section, Table
+from hipnode.evaluation.report.words import count, listed
 from hipnode.evaluation.stress import NOT_TESTED, Change
 from hipnode.evaluation.tables import Tables, load_stressed
 
@@ -116,6 +117,32 @@ def stress_table(rows: Sequence[StressRow], unit: str) -> Table:
         *NOT_TESTED,
     )
     return Table("stress", "Stress tests", unit, columns, body, notes)
+
+
+def stress_section(rows: Sequence[StressRow], unit: str) -> Section:
+    """The stress tests of a report: what they showed in words, and the table."""
+    said = []
+    for row in (row for row in rows if row.change.transform.must_refuse):
+        refused = row.refused.events or 0
+        verdict = "all were refused" if refused == row.n else f"only {refused} were refused"
+        what = row.change.transform.says.split(";")[0]
+        said.append(f"When {what}, the film must be refused: of {count(row.n, unit)} {verdict}.")
+    worse = []
+    for row in (row for row in rows if not row.change.transform.must_refuse):
+        for what, change in (
+            ("sensitivity", row.sensitivity_change),
+            ("specificity", row.specificity_change),
+        ):
+            if change.value is not None and change.high is not None and change.high < 0:
+                name = row.change.transform.name.replace("_", " ")
+                worse.append(f"{what} by {-100 * change.value:.0f} points under {name} {row.change.level:g}")
+    if worse:
+        said.append(f"More than chance explains, a change lowered {listed(worse)}.")
+    elif any(not row.change.transform.must_refuse for row in rows):
+        said.append(
+            "No change of the pixels lowered sensitivity or specificity by more than chance explains."
+        )
+    return Section("Stress tests", tuple(said), (stress_table(rows, unit),))
 
 
 def _called(cases: Cases, rule: DecisionRule) -> NDArray[np.bool_]:
