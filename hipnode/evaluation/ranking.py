@@ -6,7 +6,6 @@ which lesion it takes. A resample's curve is then a matter of weighted sums.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from hipnode.evaluation.classes import Boxes
 from hipnode.evaluation.estimates import Estimate, undefined
@@ -40,51 +39,48 @@ def average_precisions(
         return undefined(units, 0, NO_LESION), undefined(units, 0, NO_LESION)
     pairs = pairs_of(truth, seen)
     order = np.argsort(-seen.score, kind="stable")
-    draws = []
-    for iou in COCO_IOUS:
-        hit = match_pairs(pairs, lesions, seen, iou).taken[order] >= 0
-        draws.append(_ap_draws(hit, seen.unit[order], truth.unit, resampled))
+    hits = [np.flatnonzero(match_pairs(pairs, lesions, seen, iou).taken[order] >= 0) for iou in COCO_IOUS]
+    draws = _ap_draws(hits, seen.unit[order], truth.unit, resampled)
     values = (
         average_precision_at(reference, predicted, class_id, 0.5),
         coco_average_precision(reference, predicted, class_id),
     )
     made = []
-    for value, spread in zip(values, (draws[0], np.mean(draws, axis=0)), strict=True):
+    for value, spread in zip(values, (draws[0], draws.mean(axis=0)), strict=True):
         low, high, method = percentile_interval(spread, f"{resampled.patients} patients")
         made.append(Estimate(value, low, high, units, lesions, method))
     return made[0], made[1]
 
 
 def _ap_draws(
-    hit: NDArray[np.bool_], units: NDArray[np.int64], lesion_units: NDArray[np.int64], resampled: Resamples
+    hits: list[NDArray[np.int64]],
+    units: NDArray[np.int64],
+    lesion_units: NDArray[np.int64],
+    resampled: Resamples,
 ) -> NDArray[np.float64]:
-    """(resamples,) AP of boxes, best score first: hit says whether each took a lesion, units whose it is.
+    """(overlaps, resamples) AP of boxes, best score first, whose units are given; NaN without lesions.
 
-    Between two hits the precision only falls, so that it is computed at hits alone. NaN without lesions.
+    hits: for each overlap, which boxes took a lesion. Between two hits the precision only falls, so that it
+    is computed at hits alone.
     """
-    codes, hits = resampled.codes, np.flatnonzero(hit)
-    total = resampled.sums(np.bincount(lesion_units, minlength=len(codes))[:, None])[:, 0]
-    if not len(hits):
-        return np.where(total > 0, 0.0, np.nan)
-    before = hits[-1] + 1  # boxes after the last hit change no precision that is read
-    segment = np.searchsorted(hits, np.arange(before), side="left")
-    ones = np.ones(before)
-    marks = csr_matrix((ones, (codes[units[:before]], segment)), shape=(resampled.patients, len(hits)))
-    owners = codes[units[hits]]
-    draws = []
+    total = resampled.sums(np.bincount(lesion_units, minlength=len(resampled.codes))[:, None])[:, 0]
+    last = max((int(h[-1]) + 1 for h in hits if len(h)), default=0)
+    owners = resampled.codes[units[:last]]
+    made = np.full((len(hits), len(total)), np.nan)
     for start in range(0, len(total), BLOCK):
-        times = resampled.times[start : start + BLOCK].astype(np.float64)
-        called = np.cumsum(np.asarray((marks.T @ times.T).T), axis=1)
-        found = np.cumsum(times[:, owners], axis=1)
-        precision = np.divide(found, called, out=np.zeros_like(called), where=called > 0)
-        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        for row, lesions in enumerate(total[start : start + BLOCK]):
-            if not lesions:
-                draws.append(np.nan)
-                continue
-            at = np.searchsorted(found[row] / lesions, COCO_RECALLS, side="left")
-            draws.append(float(np.append(envelope[row], 0.0)[at].mean()))
-    return np.array(draws)
+        weights = resampled.times[start : start + BLOCK].astype(np.float32)[:, owners]
+        called = np.cumsum(weights, axis=1)
+        for i, here in enumerate(hits):
+            found = np.cumsum(weights[:, here], axis=1)
+            precision = found / np.maximum(called[:, here], 1)
+            envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            padded = np.concatenate([envelope, np.zeros((len(found), 1))], axis=1)
+            for row, lesions in enumerate(total[start : start + BLOCK].tolist()):
+                if lesions:
+                    # as recall >= r, but for a last digit that differs from that of found / lesions
+                    at = np.searchsorted(found[row], COCO_RECALLS * lesions - 1e-9, side="left")
+                    made[i, start + row] = padded[row, at].mean()
+    return made
 
 
 def froc_estimates(
