@@ -107,3 +107,10 @@ def test_readers_missing_from_a_case_are_named():
     with pytest.raises(ValueError, match="one length"):
         cohen_kappa([1, 0], [1])
     assert fleiss_kappa([[3, 0], [3, 0]]).method == "undefined: only one answer was ever given"
+
+
+@pytest.mark.parametrize("patients", [None, [0, 0, 1, 1, 2, 2]])
+def test_one_who_always_answers_alike_has_a_kappa_of_0_and_no_interval(patients):
+    seen = cohen_kappa(list("NNNNNN"), list("NNDNDN"), patients)
+    assert (seen.value, seen.low, seen.high, seen.n, seen.events) == (0.0, None, None, 6, 4)
+    assert "only one answer" in seen.method

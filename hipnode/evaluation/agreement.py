@@ -10,6 +10,7 @@ from hipnode.evaluation.estimates import Estimate, undefined
 from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap, codes_of, percentile_interval
 
 ALWAYS_ONE_ANSWER = "undefined: only one answer was ever given"
+NO_CHOICE = "no interval: one of the two gave only one answer, and kappa is 0 whatever the other says"
 
 
 def cohen_kappa(
@@ -45,6 +46,8 @@ def cohen_kappa(
     value = float(_kappas(table[None].astype(np.float64))[0])
     if same == n:
         return Estimate(value, None, None, n, same, "no interval: no disagreement was seen")
+    if (table.sum(axis=0) > 0).sum() < 2 or (table.sum(axis=1) > 0).sum() < 2:
+        return Estimate(value, None, None, n, same, NO_CHOICE)
     if interval == "asymptotic" and patients is None:
         result = inter_rater.cohens_kappa(table)
         low, high = float(result.kappa_low), float(result.kappa_upp)
