@@ -371,5 +371,5 @@ class FinalReport(Base):
     fracture: Mapped[bool]
     #: class names, empty without fracture; null: a fracture whose class is not said
     classes: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
-    imported_at: Mapped[datetime]  #: the last time
+    imported_at: Mapped[datetime]  #: by the import that first said so
     imported_by: Mapped[str] = mapped_column(String(128))
