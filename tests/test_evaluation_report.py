@@ -91,7 +91,7 @@ def test_an_estimate_prints_value_interval_events_and_n() -> None:
 def test_a_table_says_itself_how_its_intervals_were_made() -> None:
     said = notes(make_table())
     assert said[0] == (
-        "Under each value its 95 % interval, then events/n. Intervals: Wilson (sensitivity); bootstrap of 40 patients "
+        "With each value its 95 % interval and events/n. Intervals: Wilson (sensitivity); bootstrap of 40 patients "
         "(200) (F1)."
     )
     assert said[1].startswith("† fewer than 10 events")

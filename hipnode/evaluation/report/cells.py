@@ -1,5 +1,6 @@
 """How a table's cells read, and what its notes must say by themselves. Pure; both page writers use it."""
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from hipnode.evaluation.report.document import Cell, Table
 from hipnode.evaluation.report.words import NONE, count, interval, listed, number, support
 
 FEW = "†"
+_NUMBER = re.compile(r"\d+(?:[,.]\d+)*")
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,29 @@ def notes(table: Table) -> tuple[str, ...]:
             methods[cell.method].append(column)
     said = []
     if methods:
-        ways = [
-            method if len(methods) == 1 else f"{method} ({listed(columns)})"
-            for method, columns in methods.items()
-        ]
-        said.append(f"Under each value its 95 % interval, then events/n. Intervals: {'; '.join(ways)}.")
+        merged = _merged(methods)
+        ways = [way if len(merged) == 1 else f"{way} ({listed(columns)})" for way, columns in merged]
+        said.append(f"With each value its 95 % interval and events/n. Intervals: {'; '.join(ways)}.")
     if few:
         said.append(f"{FEW} fewer than 10 events: one case more or less changes this value much.")
     if reasons:
         said.append(f"{NONE} or no interval: {'; '.join(reasons)}.")
     return (*said, *table.notes)
+
+
+def _merged(methods: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
+    """Methods that differ in their numbers only become one, each number the range of all: "of 62 to 515 patients"."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for method in methods:
+        alike[_NUMBER.sub("#", method)].append(method)
+    made = []
+    for group in alike.values():
+        columns = list(dict.fromkeys(c for method in group for c in methods[method]))
+        numbers = iter(zip(*(_NUMBER.findall(method) for method in group), strict=True))
+        made.append((_NUMBER.sub(lambda _, n=numbers: _range(next(n)), group[0]), columns))  # type: ignore[misc]
+    return made
+
+
+def _range(numbers: tuple[str, ...]) -> str:
+    ordered = sorted(set(numbers), key=lambda text: float(text.replace(",", "")))
+    return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"

@@ -305,8 +305,9 @@ def _one_forest(
                 lowest = min(lowest, estimate.low)
             face = RED if flagged else "white"
             axes.plot(
-                [estimate.value], [y], "s", color=RED if flagged else BLUE, markerfacecolor=face, markersize=4
-            )
+                [estimate.value], [y], "s", color=RED if flagged else BLUE, markerfacecolor=face, markersize=4,
+                clip_on=False,
+            )  # fmt: skip
         axes.text(1.02, y, f"{estimate.n:,}", transform=axes.get_yaxis_transform(), fontsize=6.5, va="center")
         y -= 1
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks])

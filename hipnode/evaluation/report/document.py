@@ -72,6 +72,7 @@ class Document:
     sections: tuple[Section, ...]
     facts: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         names = [part.name for s in (self.summary, *self.sections) for part in s.parts]

@@ -7,10 +7,14 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.report.cells import notes, shown
-from hipnode.evaluation.report.document import Document, Figure
+from hipnode.evaluation.report.document import Document, Figure, Table
 from hipnode.evaluation.report.glossary import terms_of
 
+FEW_ESTIMATES = 3  # columns of them that leave room for one line per row
+SHORT_ROWS = 14  # a table that short stays on one page
+LONGEST_LEAD = 32
 SVG_PARTS = frozenset(
     {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "pattern", "title"}
 )
@@ -28,10 +32,6 @@ def as_html(document: Document, files: Mapping[str, str]) -> str:
     for is_drawing in (True, False):
         names = [p.name for p in printed if (p.name in drawings) is is_drawing]
         numbers |= {name: place for place, name in enumerate(names, start=1)}
-    texts = {
-        t.name: [i == 0 or any(isinstance(row[i], str) for row in t.rows) for i in range(len(t.columns))]
-        for t in document.tables()
-    }
     return _template().render(
         document=document,
         css=Markup(_source("report.css")),  # noqa: S704 # ours
@@ -39,11 +39,36 @@ def as_html(document: Document, files: Mapping[str, str]) -> str:
         drawings=drawings,
         numbers=numbers,
         anchors={p.name: f"part-{i}" for i, p in enumerate(printed, start=1)},
-        texts=texts,
+        looks={t.name: _looks(t) for t in printed if isinstance(t, Table)},
+        lead=_lead,
         terms=terms_of(document),
         shown=shown,
         notes=notes,
         svg=checked_svg,
+    )
+
+
+def _looks(table: Table) -> tuple[str, list[str]]:
+    """CSS classes of a table and of its columns: numbers to the right, estimates and text to the left."""
+    columns = []
+    for i in range(len(table.columns)):
+        cells = [row[i] for row in table.rows]
+        estimates = any(isinstance(cell, Estimate) for cell in cells)
+        words = i == 0 or any(isinstance(cell, str) for cell in cells)
+        columns.append("est" if estimates else "" if words else "num")
+    looks = ["many"] if len(columns) > 10 else []
+    looks += ["few"] if columns.count("est") <= FEW_ESTIMATES else []
+    looks += ["short"] if len(table.rows) <= SHORT_ROWS else []
+    return " ".join(looks), columns
+
+
+def _lead(paragraph: str) -> tuple[str, str]:
+    """The words before the colon that open a paragraph ("False alarms:"), and the rest."""
+    lead, colon, rest = paragraph.partition(": ")
+    return (
+        (f"{lead}:", f" {rest}")
+        if colon and len(lead) <= LONGEST_LEAD and "." not in lead
+        else ("", paragraph)
     )
 
 

@@ -12,7 +12,8 @@ from hipnode.evaluation.report.spreadsheets import as_csv
 from hipnode.evaluation.report.words import slug
 
 SUMS = "SHA256SUMS"
-_OURS = re.compile(r"[0-9a-f]{64}  ((?:tables|figures)/[a-z0-9-]+\.(?:csv|svg))")
+_OURS = re.compile(r"[0-9a-f]{64}  ((?:tables|figures|files)/[a-z0-9-]+\.[a-z]{2,6})")
+_FILE = re.compile(r"[a-z0-9-]+\.[a-z]{2,6}")
 
 
 class ReportNotWritten(HipnodeError):
@@ -20,11 +21,15 @@ class ReportNotWritten(HipnodeError):
 
 
 def write(document: Document, out_dir: Path) -> Path:
-    """Write report.html, report.md, figures/*.svg, tables/*.csv and SHA256SUMS; returns the page's path.
+    """Write report.html, report.md, figures/, tables/, files/ and SHA256SUMS; returns the page's path.
 
     The same document gives the same bytes. Tables and figures of an earlier report in the folder, as its
-    SHA256SUMS names them, are removed; other files stay. Raises ReportNotWritten with the reason.
+    SHA256SUMS names them, are removed; other files stay. Raises ReportNotWritten with the reason, and
+    ValueError for a file of the document whose name is not lower case with one suffix.
     """
+    bad = [name for name, _ in document.files if not _FILE.fullmatch(name)]
+    if bad:
+        raise ValueError(f"{bad[0]!r} is no name for a file beside the report")
     tables = {name: f"tables/{file}.csv" for name, file in _files([t.name for t in document.tables()])}
     figures = {name: f"figures/{file}.svg" for name, file in _files([f.name for f in document.figures()])}
     files = {
@@ -32,13 +37,13 @@ def write(document: Document, out_dir: Path) -> Path:
         "report.md": as_markdown(document, {**tables, **figures}),
         **{tables[t.name]: as_csv(t) for t in document.tables()},
         **{figures[f.name]: f.svg for f in document.figures()},
+        **{f"files/{name}": text for name, text in document.files},
     }
     sums = [f"{hashlib.sha256(text.encode()).hexdigest()}  {path}\n" for path, text in sorted(files.items())]
     try:
         _clear(out_dir)
-        for folder in ("tables", "figures"):
-            (out_dir / folder).mkdir(parents=True, exist_ok=True)
         for path, text in {**files, SUMS: "".join(sums)}.items():
+            (out_dir / path).parent.mkdir(parents=True, exist_ok=True)
             (out_dir / path).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         said = error.strerror or "it cannot be written"
