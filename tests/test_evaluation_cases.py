@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 
 from hipnode.decision import DecisionRule
-from hipnode.evaluation.cases import ALL, TEST, check, classes_in, facts_of, gather, judged_split, models_in
+from hipnode.evaluation.cases import (
+    ALL,
+    TEST,
+    check,
+    classes_in,
+    facts_of,
+    gather,
+    judged_split,
+    models_in,
+    stratum_columns,
+)
 from hipnode.evaluation.record import ANY
 from hipnode.evaluation.tables import Label, Prediction, TableBox, Tables, TablesUnusable
 from hipnode.evaluation.thresholds import Wanted, choose, wanted
@@ -166,3 +176,15 @@ def test_thresholds_that_are_none_are_all_named():
     assert [line.split(" is ")[1][:12] for line in lines] == [
         "no number; w", "of an unknow", "not in 0..1", "the second f", "the second f",
     ]  # fmt: skip
+
+
+def test_a_column_that_only_says_another_again_is_no_stratum():
+    rows = [("L", "left", "a"), ("R", "right", "a"), ("L", "left", "b")]
+    labels = [
+        label(i, hip=hip, strata={"side": side, "ward": ward}) for i, (hip, side, ward) in enumerate(rows)
+    ]
+    columns, says = stratum_columns(labels)
+    assert (tuple(columns), says) == (
+        ("hip", "ward"),
+        ("Column side divides the cases as hip does and is not shown again.",),
+    )

@@ -236,7 +236,8 @@ def _split_facts(name: str, labels: Sequence[Label], classes: Sequence[str], uni
 def stratum_columns(labels: Sequence[Label]) -> tuple[dict[str, tuple[str | None, ...]], tuple[str, ...]]:
     """The columns by which cases can be told apart, ages as bands, and sentences on columns that are none.
 
-    A column with one value tells nothing apart, and one with more than 12 is a number, a text or a name.
+    A column with one value tells nothing apart, and one with more than 12 is a number, a text or a name. A column
+    of the site's own that divides the cases as another does would only say it twice.
     """
     found: dict[str, tuple[str | None, ...]] = {
         "site": tuple(label.site for label in labels),
@@ -248,14 +249,26 @@ def stratum_columns(labels: Sequence[Label]) -> tuple[dict[str, tuple[str | None
         values = tuple(label.strata.get(column) for label in labels)
         found[column] = tuple(map(age_band, values)) if column == "age" else values
     order = [c for c in FIRST_COLUMNS if c in found] + sorted(c for c in found if c not in FIRST_COLUMNS)
-    kept, says = {}, []
+    kept: dict[str, tuple[str | None, ...]] = {}
+    says = []
     for column in order:
         count = len(Counter(v for v in found[column] if v is not None))
         if count > MOST_VALUES:
             says.append(f"Column {column} has {count} different values and is not used as a stratum.")
         elif count > 1 or (count and None in found[column]):
-            kept[column] = found[column]
+            parts = _parts(found[column])
+            twin = next((other for other, values in kept.items() if _parts(values) == parts), None)
+            if twin is None or column in FIRST_COLUMNS:
+                kept[column] = found[column]
+            else:
+                says.append(f"Column {column} divides the cases as {twin} does and is not shown again.")
     return kept, tuple(says)
+
+
+def _parts(values: Sequence[str | None]) -> list[int]:
+    """Which values are alike: for each, the place of the first like it."""
+    first: dict[str | None, int] = {}
+    return [first.setdefault(value, place) for place, value in enumerate(values)]
 
 
 def age_band(age: str | None) -> str | None:
