@@ -16,6 +16,7 @@ from hipnode.ledger.acceptances import (
     list_acceptances,
     renew_acceptance,
     show_acceptance,
+    touch_more_cases,
 )
 from hipnode.ledger.analyses import (
     backlog,
@@ -178,6 +179,7 @@ __all__ = [
     "sources_of_study",
     "studies_due_to_close",
     "sweep",
+    "touch_more_cases",
     "transaction",
     "workers",
 ]
