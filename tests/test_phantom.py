@@ -10,6 +10,7 @@ from pydicom import dcmread
 
 torch = pytest.importorskip("torch")
 
+from hipnode.evaluation.data import read_data  # noqa: E402
 from hipnode.images import to_radiograph  # noqa: E402
 from tests.dicom_checks import dciodvfy  # noqa: E402
 from workers.phantom.dataset import (  # noqa: E402
@@ -171,6 +172,22 @@ def test_a_pool_goes_on_where_it_stopped(tmp_path):
         assert (tmp_path / line["file"]).is_file()
         assert (line["class"] == "none") == (line["boxes"] == [])
     assert known_indices(tmp_path, 902) == set()
+
+
+def test_a_pool_is_a_data_folder_of_the_evaluation(tmp_path):
+    write_pool(PoolRequest(tmp_path, 3, 901, dicom=True, split="test", columns=256), workers=1)
+    records = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    data = read_data(tmp_path, ("VF", "DF", "SF", "UF"))
+    assert len({record["class"] for record in records}) > 1
+    for record, label, unit in zip(records, data.labels, data.units, strict=True):
+        film = dcmread(unit.file)
+        assert (label.classes or ("none",)) == (record["class"],)
+        assert (label.image_uid, label.hip) == (film.SOPInstanceUID, film.ImageLaterality)
+        assert (label.size, label.split) == ((film.Rows, film.Columns), "test")
+        assert [list(box.corners) for box in label.boxes] == record["boxes"]
+        known = "none" if not label.classes else "subtle" if record["visibility"] < 200 else "obvious"
+        assert label.strata.get("difficulty", "none") == known
+    assert len({label.patient_id for label in data.labels}) == 3
 
 
 def test_a_pool_whose_listing_is_no_listing_is_refused_by_line(tmp_path):

@@ -29,6 +29,10 @@ LABELS_FILE = "labels.jsonl"
 SEEDS = {"train": 21, "val": 22, "test": 23, "demo": 24}
 
 
+#: visibility (generate.visibility_of) below which a fracture counts as subtle: about a quarter of them
+SUBTLE_BELOW = 200.0
+
+
 class PoolError(HipnodeError):
     """A pool of phantoms cannot be written; the text names the file."""
 
@@ -107,8 +111,13 @@ def _label(request: PoolRequest, phantom: "Phantom", image_uid: str | None) -> d
         "split": request.split,
         "sex": "F" if femur["female"] else "M",
         "age": int(femur["age_years"]),
+        "difficulty": _difficulty(phantom.visibility) if phantom.visibility else None,
     }
     return {column: value for column, value in label.items() if value is not None}
+
+
+def _difficulty(visibility: float) -> str:
+    return "subtle" if visibility < SUBTLE_BELOW else "obvious"
 
 
 def prepare_process() -> None:
