@@ -18,6 +18,7 @@ from workers.phantom.dataset import (  # noqa: E402
     PoolError,
     PoolRequest,
     known_indices,
+    make_one,
     prepare_process,
     write_demo_studies,
     write_pool,
@@ -175,8 +176,9 @@ def test_a_pool_goes_on_where_it_stopped(tmp_path):
 
 
 def test_a_pool_is_a_data_folder_of_the_evaluation(tmp_path):
-    write_pool(PoolRequest(tmp_path, 3, 901, dicom=True, split="test", columns=256), workers=1)
-    records = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    request = PoolRequest(tmp_path, 3, 901, dicom=True, split="test", columns=256)
+    records = [make_one(request, index) for index in range(3)]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     data = read_data(tmp_path, ("VF", "DF", "SF", "UF"))
     assert len({record["class"] for record in records}) > 1
     for record, label, unit in zip(records, data.labels, data.units, strict=True):
