@@ -29,6 +29,7 @@ _COMMANDS = {
     "send": "hipnode.cli.send:send",
     "explain": "hipnode.cli.explain:explain",
     "models": "hipnode.cli.models:models",
+    "evaluate": "hipnode.cli.evaluate:evaluate",
     "db": "hipnode.cli.db:db",
     "install": "hipnode.cli.install:install",
     "demo": "hipnode.demo:demo",

@@ -1,14 +1,17 @@
-"""Patients dealt to parts: train, validation and test, or folds; seeded, with the classes spread evenly. Pure.
+"""Patients dealt to parts: train, validation and test, or folds; seeded, with the classes spread evenly.
 
 A patient is in one part with all hips and films: a part that knows the patient is no other part.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hipnode.errors import HipnodeError
+from hipnode.evaluation.table_files import Problem, TablesUnusable, read_rows
 
 
 class SplitRefused(HipnodeError):
@@ -65,3 +68,28 @@ def folds(patients: Sequence[str], outcomes: Sequence[str], count: int, *, seed:
     shares = {str(i): 1 / count for i in range(count)}
     home = deal(patients, outcomes, shares, seed=seed)
     return [int(home[patient]) for patient in patients]
+
+
+def split_labels(labels: Path, shares: Mapping[str, float], *, seed: int) -> list[dict[str, Any]]:
+    """The rows of a labels file with their split, in their order. shares: as for `deal`.
+
+    Raises TablesUnusable with every problem, a split that is there already among them: the test part is dealt
+    once, and who deals again until the numbers please has no test part. Raises SplitRefused as `deal`.
+    """
+    problems = []
+    rows = read_rows(labels)
+    for row, values in rows:
+        empty = [c for c in ("case_id", "patient_id", "y_class") if not str(values.get(c) or "").strip()]
+        if empty:
+            problems.append(Problem(labels.name, row, f"{', '.join(empty)} is empty"))
+        if str(values.get("split") or "").strip():
+            problems.append(
+                Problem(labels.name, row, "it has a split already; cases are dealt to parts once")
+            )
+    if not rows:
+        problems.append(Problem(labels.name, None, "has no rows"))
+    if problems:
+        raise TablesUnusable(problems)
+    patients = [str(values["patient_id"]).strip() for _, values in rows]
+    home = deal(patients, [str(values["y_class"]).strip() for _, values in rows], shares, seed=seed)
+    return [{**values, "split": home[patient]} for (_, values), patient in zip(rows, patients, strict=True)]
