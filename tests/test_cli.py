@@ -67,6 +67,7 @@ def test_help_lists_every_command_also_those_of_the_workers():
         "echo",
         "send",
         "models",
+        "monitor",
         "explain",
         "db",
         "demo",

@@ -30,6 +30,7 @@ _COMMANDS = {
     "explain": "hipnode.cli.explain:explain",
     "models": "hipnode.cli.models:models",
     "evaluate": "hipnode.cli.evaluate:evaluate",
+    "monitor": "hipnode.cli.monitor:monitor",
     "db": "hipnode.cli.db:db",
     "install": "hipnode.cli.install:install",
     "demo": "hipnode.demo:demo",

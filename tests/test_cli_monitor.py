@@ -1,0 +1,241 @@
+"""`hipnode monitor` and `hipnode monitor import-reports` through the real door, on a real ledger."""
+
+import csv
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.orm import Session, sessionmaker
+
+from hipnode import ledger
+from hipnode.status import AnalysisStatus, Outcome, ReasonCode
+from hipnode.tables import Analysis, AnalysisImage, Finding, Instance, Role, Study
+from tests.test_cli import ended, ledger_site, run, site
+
+__all__ = ["ledger_site", "site"]
+
+STUDIES = 1400
+DAYS = 140
+
+
+def rows(now: datetime) -> dict[type, list[dict[str, Any]]]:
+    """Ten studies a day: every fifth with DF, every tenth refused; scores of all; the last four weeks differ."""
+    generator = random.Random(3)
+    made: dict[type, list[dict[str, Any]]] = {
+        t: [] for t in (Study, Instance, Analysis, AnalysisImage, Finding)
+    }
+    for i in range(1, STUDIES + 1):
+        at = now - timedelta(days=DAYS * (1 - i / STUDIES))
+        late = i > STUDIES - 280
+        refused = generator.random() < 0.1
+        fired = not refused and generator.random() < (0.6 if late else 0.2)
+        outcome = None if refused else Outcome.FINDINGS if fired else Outcome.NONE
+        made[Study].append(
+            {
+                "id": i,
+                "study_instance_uid": f"1.2.{i}",
+                "accession_number": f"A{i}",
+                "patient_id": "P",
+                "received_at": at,
+                "updated_at": at,
+            }
+        )
+        made[Instance].append(
+            {
+                "id": i,
+                "study_id": i,
+                "sop_instance_uid": f"1.3.{i}",
+                "revision": 1,
+                "series_instance_uid": "1",
+                "sop_class_uid": "1",
+                "transfer_syntax_uid": "1",
+                "sha256": "0",
+                "size_bytes": 1,
+                "relative_path": "r",
+                "role": Role.SOURCE,
+                "reason_code": None,
+                "calling_ae_title": "PACS",
+                "peer_address": "10.0.0.1",
+                "received_at": at,
+            }
+        )
+        made[Analysis].append(
+            {
+                "id": i,
+                "study_id": i,
+                "number": 1,
+                "package_id": None if refused else "hip",
+                "package_sha256": None if refused else "f" * 64,
+                "shadow": False,
+                "status": AnalysisStatus.NOT_APPLICABLE if refused else AnalysisStatus.COMPLETED,
+                "outcome": outcome,
+                "reason_code": ReasonCode.IMPLANT if refused else None,
+                "reason": None,
+                "receiving_since": at,
+                "last_instance_at": at,
+                "queued_at": at,
+                "analysed_at": at,
+                "ended_at": at + timedelta(seconds=20),
+                "asked_by": None,
+                "created_at": at,
+                "updated_at": at,
+            }
+        )
+        scores = None if refused else {"DF": 0.9 if fired else round(generator.random() / 3, 4)}
+        made[AnalysisImage].append(
+            {
+                "id": i,
+                "analysis_id": i,
+                "instance_id": i,
+                "decision": "analyse",
+                "rule": "r",
+                "flags": [],
+                "outcome": outcome,
+                "reason_code": None,
+                "reason": None,
+                "scores": scores,
+            }
+        )
+        if fired:
+            made[Finding].append(
+                {
+                    "analysis_image_id": i,
+                    "class_name": "DF",
+                    "score": 0.9,
+                    "column_min": 0,
+                    "row_min": 0,
+                    "column_max": 1,
+                    "row_max": 1,
+                }
+            )
+    return made
+
+
+@pytest.fixture
+def sessions(ledger_site: Path) -> Iterator[sessionmaker[Session]]:
+    made = ledger.sessions(f"sqlite:///{ledger_site / 'data' / 'hipnode.db'}")
+    yield made
+    made.kw["bind"].dispose()
+
+
+@pytest.fixture
+def watched_site(sessions: sessionmaker[Session], ledger_site: Path) -> Path:
+    """A site of 140 days whose package fires three times as often in the last four weeks."""
+    with ledger.transaction(sessions) as session:
+        for table, some in rows(datetime.now(UTC)).items():
+            session.execute(insert(table), some)
+    return ledger_site
+
+
+def test_a_new_node_has_nothing_to_judge(ledger_site: Path) -> None:
+    result = run("monitor")
+    assert result.exit_code == 0, result.output
+    assert "nothing to judge" in result.output
+
+
+def test_what_moved_is_told_on_the_terminal_and_in_the_report(watched_site: Path) -> None:
+    result = run("monitor", "--since", "60d", "--out", "pages")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert "The share of studies in which DF fired was above its limits" in said
+    assert "what to do: Read some of the films it marked" in said
+    assert "Implant" in said or "IMPLANT" in said
+    assert "import-reports FILE.csv` brings them" in said
+    page = (watched_site / "pages" / "report.html").read_text(encoding="utf-8")
+    assert "What moved" in page
+    assert "<svg" in page
+    with (watched_site / "pages" / "tables" / "p-chart-df-points.csv").open(encoding="utf-8") as stream:
+        points = list(csv.DictReader(stream))
+    assert sum(int(p["n"]) for p in points) > 400
+    assert any(p["outside"] == "yes" for p in points)
+
+
+def test_json_is_json_and_names_no_study_by_its_identifiers(watched_site: Path) -> None:
+    result = run("monitor", "--since", "60d", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    (package,) = told["packages"]
+    assert package["package"]["package_id"] == "hip"
+    assert sum(week["period"]["studies"] for week in told["weeks"]) == sum(
+        point["n"] for point in told["rates"][0]["chart"]["points"]
+    )
+    assert {alarm["what"] for alarm in told["alarms"]} >= {"DF: how often", "DF: scores"}
+    assert "1.2." not in result.stdout
+    assert package["scores"][0]["rolling"]["edges"][0] is None
+
+
+def test_limits_can_begin_anew_after_a_change_that_is_to_stay(watched_site: Path) -> None:
+    recent = (datetime.now(UTC) - timedelta(days=27)).date().isoformat()
+    told = json.loads(run("monitor", "--since", "20d", "--json", "--limits-from", recent).stdout)
+    assert told["alarms"] == []
+    assert told["packages"][0]["baseline"] < 500
+    assert "no limits yet" in told["packages"][0]["rates"][0]["chart"]["says"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--since", "tomorrow"), "neither like 30m"),
+        (("--since", "2026-03-02", "--until", "2026-03-01"), "lies after --until"),
+        (("--limits-from", "x"), "neither like 30m"),
+    ],
+)
+def test_wrong_days_are_wrong_use(ledger_site: Path, arguments: tuple[str, ...], says: str) -> None:
+    result = run("monitor", *arguments)
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split()).replace("│ ", "")
+
+
+def test_reports_come_in_are_changed_and_agree(watched_site: Path, sessions: sessionmaker[Session]) -> None:
+    with ledger.reading(sessions) as session:
+        fired = {i for (i,) in session.query(Finding.analysis_image_id)}
+    file = watched_site / "finals.csv"
+
+    def write(wrong: int) -> None:
+        lines = [
+            f"1.2.{i},{'N' if i in fired and i % wrong == 0 else 'DF' if i in fired else 'N'},text\n"
+            for i in range(1, STUDIES + 1)
+        ]
+        file.write_text(
+            "StudyInstanceUID,class,report\n" + "".join(lines) + "1.9.9,N,text\n", encoding="utf-8"
+        )
+
+    write(wrong=4)
+    result = run("monitor", "import-reports", str(file))
+    assert result.exit_code == 0, result.output
+    assert "1400 reports new, 0 changed, 0 known already." in result.output
+    assert "1 rows name studies this node never received" in result.output
+    assert "row 1402" in result.output
+    write(wrong=10**9)
+    changed = sum(i % 4 == 0 for i in fired)
+    assert f"0 reports new, {changed} changed" in run("monitor", "import-reports", str(file)).output
+    told = json.loads(run("monitor", "--since", "60d", "--json").stdout)
+    every = next(a for a in told["packages"][0]["agreement"] if " to " in a["stretch"])
+    assert every["agreement"]["counts"]["fp"] == every["agreement"]["counts"]["fn"] == 0
+    assert every["agreement"]["estimates"]["sensitivity"]["value"] == 1.0
+    assert told["packages"][0]["errors"][0]["level"] == 0.0
+
+
+def test_a_wrong_file_keeps_nothing_and_lists_every_problem(
+    watched_site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = watched_site / "finals.csv"
+    file.write_text("StudyInstanceUID,class\n1.2.1,DF\n1.2.1,N\n1.2.2,XX\n1.2.3,DF\n", encoding="utf-8")
+    code, said = ended(monkeypatch, capsys, "monitor", "import-reports", str(file))
+    assert code == 1
+    assert [line.split(": ")[0] for line in said.strip().splitlines()] == [
+        "finals.csv, row 3",
+        "finals.csv, row 4",
+    ]
+    file.write_text("StudyInstanceUID,class\n1.2.3,DF\n", encoding="utf-8")
+    assert "1 reports new" in run("monitor", "import-reports", str(file)).output, "nothing was kept before"
+    file.write_text("StudyInstanceUID,class\n7.7,DF\n", encoding="utf-8")
+    code, said = ended(monkeypatch, capsys, "monitor", "import-reports", str(file))
+    assert (code, "none of its 1 rows names a study" in said) == (1, True)
+    code, said = ended(monkeypatch, capsys, "monitor", "import-reports", "nowhere.csv")
+    assert (code, said.strip()) == (1, "nowhere.csv: does not exist")
