@@ -287,3 +287,59 @@ def test_a_film_of_another_size_than_the_label_says_is_a_problem(site):
         "predictions.csv, row 2: the model met a film of 1280 rows and 512 columns, labels.csv says 640 and 512; "
         "boxes of the two are not of the same pixels"
     ]
+
+
+def test_a_case_with_no_score_but_that_of_no_fracture_is_no_negative(site):
+    found = problems(site, predictions="case_id,model_id,p_N\nc1,m,0.9\nc2,m,0.1\nc3,m,0.5\n")
+    assert found[0] == (
+        "predictions.csv, row 2: it has neither boxes nor a p_ column of a class; known classes are DF, VF"
+    )
+
+
+def test_an_empty_score_is_named(site):
+    found = problems(site, predictions="case_id,model_id,p_DF\nc1,m,\nc2,m,0.1\nc3,m,0.5\n")
+    assert found == [
+        "predictions.csv, row 2: p_DF is empty; a missing score is no 0. Give it, or say why in not_read"
+    ]
+
+
+def test_a_box_outside_its_film_is_a_problem_and_one_across_the_edge_is_not(site):
+    labels = "case_id,patient_id,y_class,rows,columns,boxes\n" + 'c1,p1,DF,100,80,"[[-5, 50, 60, 120]]"\n'
+    box = '"[{""xyxy"": [80, 10, 90, 60], ""class"": ""DF"", ""score"": 0.9}]"'
+    found = problems(site, labels=labels, predictions=f"case_id,model_id,boxes\nc1,m,{box}\n")
+    assert found == ["predictions.csv, row 2: box 1 lies outside its film of 100 rows and 80 columns"]
+
+
+def test_a_box_without_score_is_named(site):
+    found = problems(
+        site, predictions=PREDICTIONS + 'c1,m,1,,,"[{""xyxy"": [1, 2, 3, 4], ""class"": ""DF""}]"\n'
+    )
+    assert "predictions.csv, row 2: box 1 has no score" in found
+
+
+def test_no_class_is_called_any(tmp_path):
+    (tmp_path / "labels.csv").write_text("case_id,patient_id,y_class\nc1,p1,any\n")
+    (tmp_path / "predictions.csv").write_text("case_id,model_id,p_any\nc1,m,0.5\n")
+    with pytest.raises(TablesUnusable, match="no class can be called any"):
+        load(tmp_path / "labels.csv", tmp_path / "predictions.csv", ("any",))
+
+
+def test_whole_numbers_with_a_decimal_are_the_same_case(tmp_path):
+    (tmp_path / "labels.csv").write_text("case_id,patient_id,y_class\n7,1,DF\n8,2,N\n")
+    table = pyarrow.table(
+        {"case_id": [7.0, 8.0], "model_id": ["m", "m"], "p_DF": [0.9, 0.2], "p_VF": [0.0, 0.1]}
+    )
+    parquet.write_table(table, tmp_path / "predictions.parquet")
+    found = load(tmp_path / "labels.csv", tmp_path / "predictions.parquet", CLASSES)
+    assert [p.case_id for p in found.predictions] == ["7", "8"]
+
+
+def test_thousands_of_one_kind_of_problem_do_not_hide_another(site):
+    rows = "".join(f'c{i},p{i},DF,test,,"{i},5"\n' for i in range(2000))
+    labels = LABELS.replace("sex", "rows") + rows + "c9999,,DF,test,,\n"
+    with pytest.raises(TablesUnusable) as refused:
+        site(labels=labels)
+    lines = str(refused.value).splitlines()
+    assert len(refused.value.problems) == 2001
+    assert lines[5] == "labels.csv: 1995 more rows have this problem, among rows 7 to 2001"
+    assert lines[6] == "labels.csv, row 2002: patient_id is empty"

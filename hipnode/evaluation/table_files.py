@@ -5,6 +5,7 @@ Rows count as a spreadsheet shows them: in a CSV the header is row 1, in the oth
 
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,26 @@ class Problem:
 
 
 class TablesUnusable(HipnodeError):
-    """Tables cannot be evaluated; `problems` lists all that is wrong and the text one per line."""
+    """Tables cannot be evaluated; `problems` lists all that is wrong, the text as `told`."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(str(p) for p in problems))
+        super().__init__("\n".join(told(problems)))
+
+
+def told(problems: Sequence[Problem], of_a_kind: int = 5) -> list[str]:
+    """The problems as lines, of each kind in each file the first few and how many more: none hides another."""
+    kinds: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        kind = re.sub(r"'.*?'|[0-9.,]+", "", problem.says)
+        kinds.setdefault((problem.file, kind), []).append(problem)
+    lines = []
+    for (file, _), alike in kinds.items():
+        lines += [str(problem) for problem in alike[:of_a_kind]]
+        if more := alike[of_a_kind:]:
+            rows = f"{more[0].row} to {more[-1].row}"
+            lines.append(f"{file}: {len(more)} more rows have this problem, among rows {rows}")
+    return lines
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -26,6 +26,7 @@ LABEL_COLUMNS = (
 )  # fmt: skip
 LABELS_NEED = ("case_id", "patient_id", "y_class")
 PROBABILITY = "p_"
+ALL_CLASSES = "any"  # `record.ANY`: any fracture
 T = TypeVar("T")
 Corners = tuple[float, float, float, float]
 
@@ -149,6 +150,10 @@ def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | 
     """The tables, read and checked against each other. Raises TablesUnusable with every problem."""
     problems: list[Problem] = []
     kept = tuple(classes)
+    if ALL_CLASSES in kept:
+        problems.append(
+            Problem(predictions.name, None, f"no class can be called {ALL_CLASSES}; that means all of them")
+        )
     label_rows = _parsed(labels, kept, _label, LABELS_NEED, problems)
     prediction_rows = _parsed(predictions, kept, _prediction, ("case_id", "model_id"), problems)
     read_rows: list[Read] = []
@@ -200,6 +205,8 @@ class _Cells:
 
     def text(self, column: str, *, needed: bool = False) -> str | None:
         value = self.values.get(column)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # a column of whole numbers with gaps: 7.0 is case 7
         if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
             if needed:
                 self.wrong(f"{column} is empty")
@@ -279,7 +286,12 @@ class _Cells:
             if name not in self.classes:
                 says = "has no class" if name is None else f"has the unknown class {str(name)[:40]!r}"
                 self.wrong(f"{what} {says}; known are {', '.join(self.classes)}")
-            score = self.finite(entry.get("score"), f"score of {what}", 0, 1) if scored else 1.0
+            score: float | None = 1.0
+            if scored and entry.get("score") is None:
+                self.wrong(f"{what} has no score")
+                score = None
+            elif scored:
+                score = self.finite(entry["score"], f"score of {what}", 0, 1)
             if corners is None:
                 continue
             x0, y0, x1, y1 = corners
@@ -328,8 +340,20 @@ def _prediction(cells: _Cells) -> Prediction:
     boxes = cells.boxes((), scored=True)
     if not_read and (chances or boxes):
         cells.wrong("it says why the case was not read, and yet has an answer: leave one of them empty")
-    if not not_read and not chances and "boxes" not in cells.values and not cells.problems:
-        cells.wrong("it has neither a p_ column of a known class nor boxes")
+    if (
+        not not_read
+        and not chances.keys() - {NO_FRACTURE}
+        and "boxes" not in cells.values
+        and not cells.problems
+    ):
+        empty = [PROBABILITY + name for name in cells.classes if PROBABILITY + name in cells.values]
+        if empty:
+            cells.wrong(
+                f"{', '.join(empty)} is empty; a missing score is no 0. Give it, or say why in not_read"
+            )
+        else:
+            known = ", ".join(cells.classes)
+            cells.wrong(f"it has neither boxes nor a p_ column of a class; known classes are {known}")
     peak = cells.listed("heatmap_max_xy")
     xy = cells.numbers(peak, 2, "heatmap_max_xy") if peak else None
     return Prediction(
@@ -393,12 +417,27 @@ def _repeated(keys: Sequence[tuple[int, tuple[object, ...]]], file: str, what: s
     return [Problem(file, row, f"its {what} in row {before} already") for row, before in again]
 
 
+def _outside(file: str, row: int, boxes: Sequence[TableBox], size: tuple[int, int] | None) -> list[Problem]:
+    """Boxes with no pixel on the film; those that only leave it are cut at its edge."""
+    if size is None:
+        return []
+    rows, columns = size
+    return [
+        Problem(file, row, f"box {place} lies outside its film of {rows} rows and {columns} columns")
+        for place, (x0, y0, x1, y1) in enumerate((box.corners for box in boxes), start=1)
+        if x1 <= 0 or y1 <= 0 or x0 >= columns or y0 >= rows
+    ]
+
+
 def _strangers(
     labels: Sequence[Label], predictions: Sequence[Prediction], reads: Sequence[Read], files: Sequence[str]
 ) -> list[Problem]:
-    """Predictions and reads of cases without label, cases a model left out, and films of another size."""
+    """Predictions and reads of cases without label, cases a model left out, films of another size,
+    and boxes outside their film."""
     known = {label.case_id: label for label in labels}
     problems = []
+    for label in labels:
+        problems += _outside(files[0], label.row, label.boxes, label.size)
     for prediction in predictions:
         met, size = prediction.size, known[prediction.case_id].size if prediction.case_id in known else None
         if size and met and size != met:
@@ -407,6 +446,8 @@ def _strangers(
                 f"{size[0]} and {size[1]}; boxes of the two are not of the same pixels"
             )
             problems.append(Problem(files[1], prediction.row, says))
+        else:
+            problems += _outside(files[1], prediction.row, prediction.boxes, size or met)
     for file, rows in ((files[1], predictions), (files[2], reads)):
         for each in rows:
             if each.case_id not in known:
