@@ -6,6 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from hipnode.evaluation.intervals import wilson
 from hipnode.evaluation.readers import (
     AI,
     CONDITIONS,
@@ -250,3 +251,18 @@ def test_reading_times_are_compared_case_by_case():
     assert reading_time("A", [], []).without_ai is None
     with pytest.raises(ValueError, match="not negative"):
         reading_time("A", [1], [-1])
+
+
+def test_two_hips_of_a_patient_that_a_reader_calls_alike_are_no_two_observations():
+    cases = [f"c{i}" for i in range(80)]
+    yes = [i % 20 >= 4 for i in range(80)]  # calls and misses come in pairs
+    truth = dict.fromkeys(cases, True)
+    apart = panel(cases, ["r"] * 80, ["no_ai"] * 80, yes, truth)
+    pairs = panel(
+        cases, ["r"] * 80, ["no_ai"] * 80, yes, truth, {c: f"p{i // 2}" for i, c in enumerate(cases)}
+    )
+    (one,), (two,) = per_reader(apart), per_reader(pairs)
+    assert one.estimates["sensitivity"] == wilson(64, 80)
+    assert one.counts == two.counts
+    assert two.estimates["sensitivity"].high - two.estimates["sensitivity"].low > 0.2
+    assert "of 40 patients" in two.estimates["sensitivity"].method

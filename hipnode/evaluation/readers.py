@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import wilcoxon
 from statsmodels.stats import contingency_tables
 
-from hipnode.evaluation.counts import Counts
+from hipnode.evaluation.counts import Counts, proportions_by_patient
 from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.intervals import strata_when_few, wilson
+from hipnode.evaluation.intervals import share_by_patient, strata_when_few
 from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap_weights, codes_of, percentile_interval
 
 NO_AI, AI = "no_ai", "ai"
@@ -49,7 +49,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class ReaderResult:
-    """One reader in one condition: the 2 x 2 table and its proportions by name (Wilson)."""
+    """One reader in one condition: the 2 x 2 table and its proportions by name (Wilson, by patient)."""
 
     reader: str
     condition: str
@@ -163,8 +163,9 @@ def per_reader(reads: Panel) -> tuple[ReaderResult, ...]:
                 int(((answers == answer) & (reads.truth == there)).sum())
                 for answer, there in ((1, True), (0, True), (1, False), (0, False))
             )
-            counts = Counts(tp, fn, fp, tn)
-            rows.append(ReaderResult(reader, condition, counts, counts.proportions()))
+            there = answers != UNREAD
+            estimates = proportions_by_patient(reads.truth[there], answers[there] == 1, reads.patients[there])
+            rows.append(ReaderResult(reader, condition, Counts(tp, fn, fp, tn), estimates))
     return tuple(rows)
 
 
@@ -273,7 +274,9 @@ def changed_decisions(reads: Panel, ai_yes: ArrayLike) -> tuple[Changes, ...]:
             before, after = right[0, r][here], right[1, r][here]
             kept, harmed = int((before & after).sum()), int((before & ~after).sum())
             corrected, stayed = int((~before & after).sum()), int((~before & ~after).sum())
-            harm, benefit = wilson(harmed, kept + harmed), wilson(corrected, corrected + stayed)
+            owners = reads.patients[here]
+            harm = share_by_patient(~after[before], owners[before])
+            benefit = share_by_patient(after[~before], owners[~before])
             rows.append(Changes(reader, there, helped, kept, harmed, corrected, stayed, harm, benefit))
     return tuple(rows)
 
