@@ -76,6 +76,7 @@ def test_two_tables_become_a_report_and_again_the_same_bytes(site):
         (("--out", "OUT"), "Give --labels and --predictions"),
         (("--out", "OUT", "--labels", "x.csv"), "Give --labels and --predictions"),
         (("--out", "OUT", "--data", "x"), "needs the --package"),
+        (("--out", "OUT", "--labels", "a", "--predictions", "b", "--stress"), "--stress changes films"),
         (("--out", "OUT", "--labels", "a", "--predictions", "b", "--compat", "x"), "knows bjj2025"),
         (
             ("--out", "OUT", "--labels", "a", "--predictions", "b", "--prevalence", "7"),

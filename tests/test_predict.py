@@ -3,6 +3,7 @@
 The network is real with seeded random weights; thresholds are set so low that it finds something.
 """
 
+import csv
 import json
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom.uid import JPEGLSLossless
+from typer.testing import CliRunner
 
+from hipnode.cli import app
 from hipnode.evaluation import data
 from hipnode.evaluation.data import NoRunner, predict_folder
 from hipnode.evaluation.films import DataUnusable, Run, kind_of, sentence_of
-from hipnode.evaluation.stress import change
+from hipnode.evaluation.stress import change, standard
 from hipnode.evaluation.stressed import stressed_tables
 from hipnode.evaluation.tables import TablesUnusable, load
 from hipnode.findings import Box, Candidate, KnownSide, Side
@@ -348,3 +351,41 @@ def test_the_runner_needs_nothing_of_the_evaluation_extra():
     code = f"{missing}; import workers.predict, hipnode.evaluation.stress; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+
+
+def test_the_command_reads_films_tests_them_under_stress_and_reports(site, packages, monkeypatch):
+    monkeypatch.delenv("HIPNODE_ENV_FILE", raising=False)
+    monkeypatch.setenv("HIPNODE_DATA", str(site.settings.data))
+    monkeypatch.setenv("HIPNODE_PACKAGES", str(packages))
+    site.film("broken.dcm", seed=1)
+    site.film("whole.dcm", seed=2)
+    site.film("knee.dcm", seed=3, **KNEE)
+    site.label(
+        {"file": "broken.dcm", "y_class": "DF"}, {"file": "whole.dcm"}, {"file": "knee.dcm", "y_class": "SF"}
+    )
+    words = [
+        "--package",
+        "hip-test",
+        "--data",
+        site.films,
+        "--out",
+        site.out,
+        "--resamples",
+        "200",
+        "--stress",
+    ]
+
+    result = CliRunner().invoke(app, ["evaluate", *map(str, words)])
+
+    assert result.exit_code == 0, result.output
+    assert "3 films" in result.stderr
+    assert "1 refused, 0 failed" in result.stderr
+    with (site.out / "tables" / "stress.csv").open(encoding="utf-8-sig", newline="") as file:
+        stress = list(csv.DictReader(file))
+    assert len(stress) == len(standard())
+    assert {row["n"] for row in stress} == {"2"}
+    knee = next(row for row in stress if row["change"] == "wrong body part")
+    assert (knee["refused"], knee["refused n"]) == ("1.0", "2")
+    page = (site.out / "report.html").read_text(encoding="utf-8")
+    assert "--stress" in page
+    assert str(site.films) not in page

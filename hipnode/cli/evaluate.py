@@ -21,11 +21,11 @@ from hipnode.settings import load_settings
 
 if TYPE_CHECKING:
     from hipnode.evaluation.assemble import Options
+    from hipnode.evaluation.films import Run
     from hipnode.evaluation.record import Evaluation, ModelResult
-    from hipnode.evaluation.tables import Tables
+    from hipnode.evaluation.report.document import Section
+    from hipnode.evaluation.tables import Tables, TablesUnusable
     from hipnode.evaluation.thresholds import Wanted
-
-MOST_PROBLEMS = 200  # lines of them; a file with more has one cause
 
 evaluate = typer.Typer(help="Evaluate a model on your own cases.", invoke_without_command=True)
 
@@ -50,7 +50,13 @@ def _evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Folder with labels and films, which --package reads first.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where --package computes: cpu, cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where --package computes: cpu, or cuda:N.")] = "cpu",
+    stress: Annotated[
+        bool,
+        typer.Option(
+            "--stress", help="With --data: read the films again turned, cut, noisy, under a wrong header."
+        ),
+    ] = False,
     classes: Annotated[
         str | None,
         typer.Option(help="Names with commas. Else those of the p_ columns, else DF,VF,SF,UF."),
@@ -96,6 +102,8 @@ def _evaluate(
         raise typer.BadParameter("Give --labels and --predictions, or --package and --data.")
     if data is not None and package is None:
         raise typer.BadParameter("--data needs the --package that reads it.")
+    if stress and data is None:
+        raise typer.BadParameter("--stress changes films, so that it needs --package and --data.")
     if compat not in (None, "bjj2025"):
         raise typer.BadParameter("--compat knows bjj2025 only.")
     _in_unit("--prevalence", prevalence)
@@ -116,13 +124,17 @@ def _evaluate(
         washout_days=washout_days,
     )
     try:
-        tables = _tables(labels, predictions, reads, data, out, made, classes, device)
+        run = _predicted(data, made, out, device, stress) if data is not None and made is not None else None
+        if run is not None:
+            labels, predictions = run.labels, run.predictions
+        tables = _tables(labels, predictions, reads, made, classes)
         options = replace(options, thresholds=_thresholds(threshold or [], tables, made))
         evaluation = _run(tables, options, made, _command(context.params))
+        more = [_stressed(tables, run.stressed, evaluation)] if run is not None and run.stressed else []
     except TablesUnusable as error:
-        _tell([str(problem) for problem in error.problems])
+        _tell(error)
         raise typer.Exit(1) from error
-    page = _write(evaluation, out, compat)
+    page = _write(evaluation, out, compat, more)
     _headlines(evaluation, page)
 
 
@@ -156,7 +168,7 @@ def split(
     try:
         rows = split_labels(labels, parts, seed=seed)
     except TablesUnusable as error:
-        _tell([str(problem) for problem in error.problems])
+        _tell(error)
         raise typer.Exit(1) from error
     out.write_text(
         _as_lines(rows) if out.suffix == ".jsonl" else _as_csv(rows), encoding="utf-8", newline="\n"
@@ -196,30 +208,47 @@ def named(id_: str) -> ModelPackage:
     return named_package(found, id_, settings.data / "packages")
 
 
+def _predicted(data: Path, package: ModelPackage, out: Path, device: str, stress: bool) -> "Run":
+    from hipnode.evaluation.data import predict_folder
+    from hipnode.evaluation.stress import standard
+
+    changes = standard() if stress else ()
+    with counting("films") as progress:
+        run = predict_folder(
+            data, package.id, out, load_settings(), device=device, stresses=changes, progress=progress
+        )
+    typer.echo(run.said, err=True)
+    return run
+
+
 def _tables(
     labels: Path | None,
     predictions: Path | None,
     reads: Path | None,
-    data: Path | None,
-    out: Path,
     package: ModelPackage | None,
     classes: str | None,
-    device: str,
 ) -> "Tables":
     from hipnode.evaluation.cases import classes_in
-    from hipnode.evaluation.data import predict_folder
     from hipnode.evaluation.tables import load
 
-    names = tuple(dict.fromkeys(name.strip() for name in (classes or "").split(",") if name.strip()))
-    if data is not None and package is not None:
-        with counting("films") as progress:
-            run = predict_folder(data, package.id, out, load_settings(), device=device, progress=progress)
-        typer.echo(run.said, err=True)
-        labels, predictions = run.labels, run.predictions
     if labels is None or predictions is None:
         raise typer.BadParameter("Give --labels and --predictions, or --package and --data.")
+    names = tuple(dict.fromkeys(name.strip() for name in (classes or "").split(",") if name.strip()))
     of_package = tuple(c.name for c in package.algorithm.classes) if package is not None else ()
     return load(labels, predictions, names or of_package or classes_in(predictions), reads)
+
+
+def _stressed(tables: "Tables", path: Path, evaluation: "Evaluation") -> "Section":
+    from hipnode.evaluation.stress import standard
+    from hipnode.evaluation.stressed import stress_rows, stress_section, stressed_tables
+
+    typer.echo("stress tests ...", err=True)
+    model, facts = evaluation.models[0], evaluation.facts
+    under = stressed_tables(tables, path)
+    who = (model.model_id, model.version)
+    return stress_section(
+        stress_rows(tables, under, standard(), who, facts.judged.name, model.rule), facts.unit
+    )
 
 
 def _known_unit(unit: str | None) -> str | None:
@@ -253,14 +282,14 @@ def _run(tables: "Tables", options: "Options", package: ModelPackage | None, com
     return assemble(tables, options, source, lambda what: typer.echo(f"{what} ...", err=True))
 
 
-def _write(evaluation: "Evaluation", out: Path, compat: str | None) -> Path:
+def _write(evaluation: "Evaluation", out: Path, compat: str | None, more: "Sequence[Section]") -> Path:
     from hipnode.evaluation.published.assemble import sections
     from hipnode.evaluation.report.evaluation import evaluation_document
     from hipnode.evaluation.report.writing import write
 
     typer.echo("report ...", err=True)
     published = sections(evaluation, compat_bjj2025=compat is not None)
-    return write(evaluation_document(evaluation, published), out)
+    return write(evaluation_document(evaluation, [*more, *published]), out)
 
 
 def _command(given: dict[str, Any]) -> str:
@@ -272,7 +301,9 @@ def _command(given: dict[str, Any]) -> str:
         if name == "device" and given["data"] is None:
             continue
         for one in value if isinstance(value, list | tuple) else [value]:
-            if one is not None:
+            if one is True:
+                words.append(f"--{name.replace('_', '-')}")
+            elif one is not None and one is not False:
                 words += [f"--{name.replace('_', '-')}", str(one)]
     return command_line(words)
 
@@ -295,12 +326,9 @@ def _writable(out: Path) -> None:
         raise NotEvaluated(f"Nothing can be written to {out}: {error.strerror}.") from error
 
 
-def _tell(problems: Sequence[str]) -> None:
-    for line in problems[:MOST_PROBLEMS]:
-        typer.secho(line, err=True, fg=typer.colors.RED)
-    if len(problems) > MOST_PROBLEMS:
-        typer.secho(f"and {len(problems) - MOST_PROBLEMS} more.", err=True, fg=typer.colors.RED)
-    count = "One problem" if len(problems) == 1 else f"{len(problems)} problems"
+def _tell(error: "TablesUnusable") -> None:
+    typer.secho(str(error), err=True, fg=typer.colors.RED)
+    count = "One problem" if len(error.problems) == 1 else f"{len(error.problems)} problems"
     typer.echo(f"{count}; nothing was done.", err=True)
 
 
