@@ -229,9 +229,9 @@ def p_chart_figure(name: str, title: str, chart: PChart, unit: str = "study") ->
         svg = svg_of(figure)
     n = sum(p.n for p in points)
     caption = (
-        f"Share of positive {plural(unit)} per period, {count(n, unit)} in all. Limits from the first "
-        f"{count(chart.baseline, unit)}; a point outside them is a reason to look, not a proof. {chart.says}"
-    ).strip()
+        f"Share of positive {plural(unit)} per period, {count(n, unit)} in all. {chart.says[:1].upper()}{chart.says[1:]}. "
+        "A point outside its limits is a reason to look, not a proof."
+    )
     rows = tuple(
         (p.period, p.positives, p.n, p.share, p.lower, p.upper, "yes" if p.outside else "") for p in points
     )
@@ -249,7 +249,8 @@ def _one_reliability(upper: Any, lower: Any, panel: Reliability) -> None:
     widths = [b.high - b.low for b in panel.bins]
     lower.bar([b.low for b in panel.bins], [b.n for b in panel.bins], widths, align="edge", color=PALE,
               edgecolor=GREY, linewidth=0.4)  # fmt: skip
-    upper.set(xlim=(0, 1), ylim=(0, 1))
+    upper.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    lower.set_yticks((0, max((b.n for b in panel.bins), default=0)))
     upper.set_title(f"{word(panel.label)}\nECE {number(panel.error.value)}")
     upper.grid(True)
 

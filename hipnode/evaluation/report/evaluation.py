@@ -10,7 +10,7 @@ from hipnode.evaluation.report.naming import Naming
 from hipnode.evaluation.report.place_sections import calibration_section, place_section, strata_section
 from hipnode.evaluation.report.reader_sections import comparison_section, reader_files, reader_section
 from hipnode.evaluation.report.summary import summary_section
-from hipnode.evaluation.report.words import count, listed, with_interval
+from hipnode.evaluation.report.words import count, listed, plural, with_interval
 
 
 def evaluation_document(evaluation: Evaluation, more: Sequence[Section] = ()) -> Document:
@@ -53,8 +53,8 @@ def _case_section(evaluation: Evaluation, naming: Naming) -> Section:
     cases = Table("cases", "The labels", naming.unit, columns, rows, tuple(notes))
     tables = [cases, *_unread_tables(evaluation, naming)]
     words = (
-        f"All numbers below count a {naming.unit}, unless a table says another unit. Numbers of different units (hips, "
-        "images, patients, pixels) cannot be compared with each other.",
+        f"n counts {plural(naming.unit)} in all that follows, unless a table says another unit. Numbers of different "
+        "units (hips, images, patients, pixels) cannot be compared with each other.",
     )
     timed = [m for m in evaluation.models if m.runtime_ms is not None]
     times = tuple(

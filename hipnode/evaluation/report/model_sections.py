@@ -49,18 +49,23 @@ def class_section(model: ModelResult, naming: Naming) -> Section:
 
 def threshold_section(model: ModelResult, naming: Naming) -> Section:
     """The thresholds in use, what others would do, predictive values at the site's prevalence, two levels."""
-    rows = tuple((t.class_name, t.value, CHOSEN_WORDS[t.chosen_on], t.says) for t in model.thresholds)
-    scores = f"Scores: {model.score_from}. Boxes below {model.rule.tau_min:g} are dropped, overlaps above "
-    scores += f"{model.rule.nms_iou:g} merged; scores are compared with four decimals."
+    rows = tuple((t.class_name, t.value, t.says) for t in model.thresholds)
+    scores = f"Scores: {model.score_from}; compared with four decimals."
+    if model.score_from == "boxes":
+        scores += (
+            f" Boxes below {model.rule.tau_min:g} are dropped, overlaps above {model.rule.nms_iou:g} merged."
+        )
+    if model.rule.valgus_priority is not None:
+        scores += f" VF is named before DF from a score of {model.rule.valgus_priority:g} on."
     used = Table(
         naming.part("thresholds"), naming.title("Thresholds in use"), naming.unit,
-        ("class", "threshold", "chosen", "where it comes from"), rows, (scores,),
+        ("class", "threshold", "where it comes from"), rows, (scores,),
     )  # fmt: skip
     points = Table(
         naming.part("operating-points"), naming.title("Thresholds in use, and others"), naming.unit,
         ("class", "rule", "threshold", *COUNT_COLUMNS, "sensitivity", "specificity", "PPV", "NPV", "Youden J"),
         tuple(
-            (naming.question(q.name), _rule(p), p.threshold, *counts_of(p),
+            (naming.question(q.name), _rule(q, p), p.threshold, *counts_of(p),
              *(p.estimates[m] for m in ("sensitivity", "specificity", "ppv", "npv")), p.youden)
             for q in naming.questions(model) for p in _different(q)
         ),
@@ -146,7 +151,9 @@ def _column(metric: str) -> str:
     return PROPORTION_COLUMNS[PROPORTIONS.index(metric)]
 
 
-def _rule(point: Point) -> str:
+def _rule(question: Question, point: Point) -> str:
+    if point is question.used:
+        return "in use" if point.rule == "in use" else f"in use: {point.rule}"
     return f"{point.rule}; {CHOSEN_WORDS[point.chosen_on]}"
 
 
@@ -158,7 +165,7 @@ def _different(question: Question) -> tuple[Point, ...]:
 def _restated(model: ModelResult, naming: Naming) -> Table | None:
     asked = [(q, p) for q in naming.questions(model) for p in (_different(q) if q.name == ANY else (q.used,))]
     rows = tuple(
-        (naming.question(q.name), _rule(p), p.threshold, *p.at_prevalence)
+        (naming.question(q.name), _rule(q, p), p.threshold, *p.at_prevalence)
         for q, p in asked
         if p.at_prevalence is not None
     )

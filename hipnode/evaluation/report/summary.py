@@ -9,7 +9,7 @@ from hipnode.evaluation.readers import AI, NO_AI
 from hipnode.evaluation.record import ANY, Evaluation, ModelResult, Question, Readers, StratumRow
 from hipnode.evaluation.report.document import Cell, Section, Table
 from hipnode.evaluation.report.naming import Naming, group_words
-from hipnode.evaluation.report.words import MINUS, count, listed, per_hundred, plural
+from hipnode.evaluation.report.words import MINUS, article, count, listed, per_hundred, plural
 
 FEW = 10  # cases of a kind; below, nothing is said about it
 MOST_GROUPS = 4  # named in the summary; all are in the tables
@@ -25,12 +25,14 @@ def summary_section(evaluation: Evaluation, naming: Naming) -> Section:
     """One page in plain words; the first model in sentences, the classes and other models in a small table."""
     model = evaluation.models[0]
     question = model.any_fracture
-    with_it = naming.question(ANY) if len(naming.facts.classes) == 1 else "a fracture"
+    only = naming.question(ANY)
+    with_it = only if len(naming.facts.classes) == 1 and only.lower() != "fracture" else "a fracture"
     lines = [
         _what(evaluation, model, naming, with_it),
         *_found(model, question, naming, with_it),
         *_alarms(question, naming, with_it),
         *_meaning(evaluation, question, naming, with_it),
+        *_order(question, naming, with_it),
         *_type(model, naming),
         *_place(model),
         *_groups(model),
@@ -142,6 +144,16 @@ def _meaning(evaluation: Evaluation, question: Question, naming: Naming, with_it
     return lines
 
 
+def _order(question: Question, naming: Naming, with_it: str) -> list[str]:
+    if question.auc.value is None:
+        return []
+    return [
+        f"The order: of 100 pairs of {article(naming.unit)} with and one without {with_it} the one with it gets the "
+        f"higher score in {of_hundred(question.auc).replace(' of 100', '')}; guessing would reach 50. This is the AUC, "
+        "which depends on no threshold."
+    ]
+
+
 def _type(model: ModelResult, naming: Naming) -> list[str]:
     classes = len(naming.facts.classes)
     if classes < 2 or NO_FRACTURE not in model.outcomes:
@@ -164,7 +176,7 @@ def _place(model: ModelResult) -> list[str]:
 
 
 def _groups(model: ModelResult) -> list[str]:
-    rows = [row for row in model.strata.rows if row.question == ANY]
+    rows = [row for row in model.strata.rows if row.question == ANY and row.column != "y_class"]
     lines = []
     worse = [(row, metric) for row in rows for metric in row.flagged if _is_worse(row, metric)]
     if worse:

@@ -16,6 +16,11 @@ def plural(unit: str, n: int | None = None) -> str:
     return unit[:-1] + "ies" if unit.endswith("y") else unit + "s"
 
 
+def article(word: str) -> str:
+    """The word with its article: "a hip", "an image"."""
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
+
+
 def count(n: int, unit: str | None = None) -> str:
     """A whole number with thousands apart, and its unit: "1,888 hips"."""
     number_ = f"{n:,}".replace("-", MINUS)
