@@ -179,7 +179,7 @@ def test_thresholds_that_are_none_are_all_named():
 
 
 def test_a_column_that_only_says_another_again_is_no_stratum():
-    rows = [("L", "left", "a"), ("R", "right", "a"), ("L", "left", "b")]
+    rows = [("L", "left", "a"), ("R", "right", "a"), ("L", "left", "b")] * 2
     labels = [
         label(i, hip=hip, strata={"side": side, "ward": ward}) for i, (hip, side, ward) in enumerate(rows)
     ]
@@ -188,3 +188,10 @@ def test_a_column_that_only_says_another_again_is_no_stratum():
         ("hip", "ward"),
         ("Column side divides the cases as hip does and is not shown again.",),
     )
+
+
+def test_a_column_that_may_name_patients_is_no_stratum():
+    labels = [label(i, strata={"patient_name": f"Name{i}", "sex": "FM"[i % 2]}) for i in range(10)]
+    columns, says = stratum_columns(labels)
+    assert tuple(columns) == ("sex",)
+    assert says == ("Column patient_name differs between most patients and is not used as a stratum.",)

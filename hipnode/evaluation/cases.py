@@ -237,7 +237,8 @@ def stratum_columns(labels: Sequence[Label]) -> tuple[dict[str, tuple[str | None
     """The columns by which cases can be told apart, ages as bands, and sentences on columns that are none.
 
     A column with one value tells nothing apart, and one with more than 12 is a number, a text or a name. A column
-    of the site's own that divides the cases as another does would only say it twice.
+    of the site's own that divides the cases as another does would only say it twice, and one with more values than
+    half of the patients may name them.
     """
     found: dict[str, tuple[str | None, ...]] = {
         "site": tuple(label.site for label in labels),
@@ -248,6 +249,7 @@ def stratum_columns(labels: Sequence[Label]) -> tuple[dict[str, tuple[str | None
     for column in named:
         values = tuple(label.strata.get(column) for label in labels)
         found[column] = tuple(map(age_band, values)) if column == "age" else values
+    patients = len({label.patient_id for label in labels})
     order = [c for c in FIRST_COLUMNS if c in found] + sorted(c for c in found if c not in FIRST_COLUMNS)
     kept: dict[str, tuple[str | None, ...]] = {}
     says = []
@@ -255,6 +257,9 @@ def stratum_columns(labels: Sequence[Label]) -> tuple[dict[str, tuple[str | None
         count = len(Counter(v for v in found[column] if v is not None))
         if count > MOST_VALUES:
             says.append(f"Column {column} has {count} different values and is not used as a stratum.")
+        elif column not in FIRST_COLUMNS and 2 * count > patients and count > 1:
+            # of few cases a name or a number of a patient has few values, and must not be printed
+            says.append(f"Column {column} differs between most patients and is not used as a stratum.")
         elif count > 1 or (count and None in found[column]):
             parts = _parts(found[column])
             twin = next((other for other, values in kept.items() if _parts(values) == parts), None)
