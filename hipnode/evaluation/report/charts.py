@@ -228,8 +228,9 @@ def p_chart_figure(name: str, title: str, chart: PChart, unit: str = "study") ->
         figure.legend(handles, labels, loc="outside upper left", ncols=4)
         svg = svg_of(figure)
     n = sum(p.n for p in points)
+    says = f"{chart.says[:1].upper()}{chart.says[1:]}"
     caption = (
-        f"Share of positive {plural(unit)} per period, {count(n, unit)} in all. {chart.says[:1].upper()}{chart.says[1:]}. "
+        f"Share of positive {plural(unit)} per period, {count(n, unit)} in all. {says}. "
         "A point outside its limits is a reason to look, not a proof."
     )
     rows = tuple(
