@@ -109,8 +109,6 @@ def word(text: object) -> str:
 
 def svg_of(figure: Any) -> str:
     """The figure as one <svg> element without prolog, ids of groups or metadata."""
-    figure.get_layout_engine().execute(figure)  # here once; left to savefig it costs a second drawing
-    figure.set_layout_engine("none")
     buffer = StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)
