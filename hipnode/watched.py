@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from hipnode.status import ReasonCode
+from hipnode.status import AcceptanceOutcome, ReasonCode
 
 
 class Ending(StrEnum):
@@ -65,6 +65,15 @@ class WatchedStudy(NamedTuple):  # there are hundreds of thousands; a dataclass 
     classes: tuple[str, ...] = ()
     scores: Mapping[str, float] | None = None
     report: Reported | None = None
+
+
+@dataclass(frozen=True)
+class LastAcceptance:
+    """How the last acceptance run of a package's weights that came to a verdict ended."""
+
+    outcome: AcceptanceOutcome
+    protocol: str
+    day: date
 
 
 @dataclass(frozen=True)

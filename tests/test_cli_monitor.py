@@ -145,7 +145,7 @@ def test_what_moved_is_told_on_the_terminal_and_in_the_report(watched_site: Path
     assert "The share of studies in which DF fired was above its limits" in said
     assert "what to do: Read some of the films it marked" in said
     assert "Implant" in said or "IMPLANT" in said
-    assert "import-reports FILE.csv` brings them" in said
+    assert "import-reports FILE.csv' brings them" in said
     page = (watched_site / "pages" / "report.html").read_text(encoding="utf-8")
     assert "What moved" in page
     assert "<svg" in page

@@ -15,8 +15,8 @@ from hipnode.evaluation.watch.drawn import figures
 from hipnode.evaluation.watch.imports import parse_reports
 from hipnode.evaluation.watch.pages import document
 from hipnode.evaluation.watch.records import ANY, History, Watch
-from hipnode.status import ReasonCode
-from hipnode.watched import Ending, NotCounted, Package, Reported, WatchedStudy
+from hipnode.status import AcceptanceOutcome, ReasonCode
+from hipnode.watched import Ending, LastAcceptance, NotCounted, Package, Reported, WatchedStudy
 
 HIP = Package("hip", "f" * 64)
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC)  # a Monday
@@ -102,6 +102,8 @@ def test_what_never_changes_raises_no_alarm_and_every_study_is_counted_once() ->
     assert made.alarms == ()
     assert made.comparisons > 50
     assert "without any change about" in made.notes[0]
+    captions = [f.caption for f in document(made, [], figures(made)).figures()]
+    assert all(c.lower().count("first 500 studies") == 1 and c.endswith(".") for c in captions)
     assert sum(flow.period.studies for flow in made.weeks) == 66 * A_DAY
     assert made.rolling.period.studies == 90 * A_DAY
     (package,) = made.packages
@@ -224,6 +226,26 @@ def test_reports_of_positive_studies_only_are_told_to_flatter_the_sensitivity() 
     studies = [s if s.classes or i % 10 == 0 else s._replace(report=None) for i, s in enumerate(steady(150))]
     made = report_of(studies, date(2026, 4, 6), LAST)
     assert any("Sensitivity against reports is too high for that reason alone" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "says"),
+    [
+        (None, "no acceptance run of these weights is recorded"),
+        (
+            LastAcceptance(AcceptanceOutcome.FAIL, "yearly", LAST),
+            "last acceptance run (yearly, 2026-06-03) failed",
+        ),
+        (LastAcceptance(AcceptanceOutcome.NOT_ENOUGH, "yearly", LAST), "too few cases to judge"),
+        (LastAcceptance(AcceptanceOutcome.PASS, "yearly", LAST), ""),
+    ],
+)
+def test_a_package_nobody_accepted_is_named(accepted: LastAcceptance | None, says: str) -> None:
+    studies = [study(i) for i in range(10)]
+    made = watch(
+        studies, studies, {HIP: History(studies, accepted=accepted)}, NotCounted(), BEGIN.date(), BEGIN.date()
+    )
+    assert any(says in note for note in made.notes) if says else made.notes == ()
 
 
 def test_a_report_without_class_counts_for_any_fracture_only() -> None:

@@ -7,9 +7,18 @@ from sqlalchemy import null, select, update
 from hipnode import ledger
 from hipnode.findings import Box, Candidate, Finding, ImageReading, Reason, StudyReading
 from hipnode.ledger import monitoring, reports
-from hipnode.status import AnalysisStatus, Outcome, ReasonCode
-from hipnode.tables import AnalysisImage
-from hipnode.watched import Ending, Imported, NotCounted, Package, Reported, ReportRow, WatchedStudy
+from hipnode.status import AcceptanceOutcome, AnalysisStatus, Outcome, ReasonCode
+from hipnode.tables import Acceptance, AnalysisImage
+from hipnode.watched import (
+    Ending,
+    Imported,
+    LastAcceptance,
+    NotCounted,
+    Package,
+    Reported,
+    ReportRow,
+    WatchedStudy,
+)
 from tests.ledger_steps import (
     PACKAGES,
     PACS,
@@ -229,3 +238,31 @@ def test_rows_that_contradict_each_other_or_name_two_studies_are_problems(journe
         (5, "its Study Instance UID and its"),
     ]
     assert not any("1.2" in says or "A1" in says for _, says in matched.problems)
+
+
+def test_the_last_verdict_on_a_packages_weights_is_known(journey: Journey) -> None:
+    def verdict(number: int, outcome: AcceptanceOutcome | None, sha256: str = HIP.sha256) -> Acceptance:
+        return Acceptance(
+            id=number, package_id=f"p{number}", package_version="1", package_sha256=sha256, protocol_name=f"n{number}",
+            protocol_sha256="1", protocol="", data_sha256="2", code_version="0.1", frozen_at=START, frozen_by="who",
+            ended_at=START + timedelta(days=number) if outcome else None, outcome=outcome,
+        )  # fmt: skip
+
+    def last(package: Package) -> LastAcceptance | None:
+        with ledger.reading(journey.make) as session:
+            return monitoring.last_acceptance(session, package)
+
+    assert last(HIP) is None
+    with ledger.transaction(journey.make) as session:
+        session.add_all(
+            [
+                verdict(1, AcceptanceOutcome.FAIL),
+                verdict(2, AcceptanceOutcome.PASS),
+                verdict(3, AcceptanceOutcome.ABANDONED),
+                verdict(4, None),
+                verdict(5, AcceptanceOutcome.FAIL, "0" * 64),
+                verdict(6, AcceptanceOutcome.PASS, ""),
+            ]
+        )
+    assert last(HIP) == LastAcceptance(AcceptanceOutcome.PASS, "n2", (START + timedelta(days=2)).date())
+    assert last(Package("hip", "")) is None

@@ -3,7 +3,6 @@
 import getpass
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
-from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +12,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import __version__, ledger
 from hipnode.cli.doors import open_ledger
-from hipnode.cli.pages import print_document
+from hipnode.cli.needs import need_evaluation
 from hipnode.cli.screen import as_json
 from hipnode.cli.times import instant
-from hipnode.errors import SettingsError
 from hipnode.ledger import monitoring, reports
 from hipnode.packages import find_packages
 from hipnode.settings import Settings, load_settings
@@ -31,11 +29,6 @@ monitor = typer.Typer(
 
 READ_WITHIN_S = 300.0
 """A year of a large hospital is read in seconds; a database that takes longer is out of order."""
-
-
-def _needs_the_extra() -> None:
-    if find_spec("scipy") is None or find_spec("statsmodels") is None:
-        raise SettingsError("This command counts with scipy and statsmodels: install hipnode[evaluation].")
 
 
 @monitor.callback(invoke_without_command=True)
@@ -66,7 +59,7 @@ def main(
     """
     if context.invoked_subcommand is not None:
         return
-    _needs_the_extra()
+    need_evaluation()
     from hipnode.evaluation.watch import pages
 
     now = datetime.now(UTC)
@@ -90,6 +83,8 @@ def main(
     if json_:
         typer.echo(as_json(_finite(asdict(watch))))
     else:
+        from hipnode.cli.pages import print_document
+
         print_document(pages.document(watch, facts))
 
 
@@ -113,6 +108,7 @@ def _watched(
                 monitoring.first_read(session, package, BASELINE_STUDIES, limits_from),
                 monitoring.first_read(session, package, BASELINE_STUDIES, limits_from, scored=True),
                 monitoring.reported(session, package, day_after, limits_from),
+                monitoring.last_acceptance(session, package),
             )
             for package in packages_in(studies)
         }
@@ -140,7 +136,7 @@ def import_reports(
     columns are not looked at. All problems are listed and nothing is kept until the file is right; the same
     file may come again, and a row that says something new takes the place of the one before.
     """
-    _needs_the_extra()
+    need_evaluation()
     from hipnode.evaluation.tables import Problem, TablesUnusable
     from hipnode.evaluation.watch.imports import parse_reports
 

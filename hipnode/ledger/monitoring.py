@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, exists, func, literal, null, select
 from sqlalchemy.orm import Session, aliased
 
-from hipnode.status import TERMINAL, AnalysisStatus, Outcome
-from hipnode.tables import Analysis, AnalysisImage, FinalReport, Finding, Instance, Role, Study
-from hipnode.watched import Ending, NotCounted, Package, Reported, WatchedStudy
+from hipnode.status import TERMINAL, AcceptanceOutcome, AnalysisStatus, Outcome
+from hipnode.tables import Acceptance, Analysis, AnalysisImage, FinalReport, Finding, Instance, Role, Study
+from hipnode.watched import Ending, LastAcceptance, NotCounted, Package, Reported, WatchedStudy
 
 _ENDED = sorted(TERMINAL)
 _READ = (Outcome.FINDINGS, Outcome.NONE, Outcome.PARTIAL)
@@ -184,6 +184,23 @@ def _study(
         scores=scores,
         report=None if fracture is None else Reported(fracture, None if said is None else tuple(said)),
     )
+
+
+def last_acceptance(session: Session, package: Package) -> LastAcceptance | None:
+    """The last run that came to a verdict on these weights; None where there is none, or they are not known."""
+    row = session.execute(
+        select(Acceptance.outcome, Acceptance.protocol_name, Acceptance.ended_at)
+        .where(
+            Acceptance.package_sha256 == package.sha256,
+            Acceptance.package_sha256 != "",
+            Acceptance.outcome.is_not(None),
+            Acceptance.outcome != AcceptanceOutcome.ABANDONED,
+            Acceptance.ended_at.is_not(None),
+        )
+        .order_by(Acceptance.ended_at.desc(), Acceptance.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return LastAcceptance(row.outcome, row.protocol_name, row.ended_at.date()) if row else None
 
 
 def classes_seen(session: Session) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import numpy as np
 from hipnode.evaluation.monitoring import CHANCE, Drift, Shift
 from hipnode.evaluation.report.words import count, listed, plural
 from hipnode.evaluation.watch.records import ANY, Alarm, ErrorWatch, PackageWatch, Rate, ScoreDrift, Watch
-from hipnode.watched import WatchedStudy
+from hipnode.status import AcceptanceOutcome
+from hipnode.watched import LastAcceptance, WatchedStudy
 
 FEWEST_LATENCIES = 20
 FEWEST_WEEKLY = 10  # studies of a usual week below which a quiet one says nothing
@@ -28,7 +29,7 @@ SCORES = (
 )
 ERRORS = (
     "Read the studies that are listed as disagreements. If the reports are right, tell the readers, and have the "
-    "package pass `hipnode accept` on recent cases before it is relied on further."
+    "package pass 'hipnode accept' on recent cases before it is relied on further."
 )
 
 
@@ -42,7 +43,7 @@ def alarms_of(
     errors: list[Alarm] = []
     if unseen := sum(flow.unseen for flow in watch.weeks):
         says = f"results never reached a destination, of {count(unseen, 'study')} with a finding"
-        do = "Look at `hipnode studies list --status failed`, mend the destination, then `hipnode replay` them."
+        do = "Look at 'hipnode studies list --status failed', mend the destination, then 'hipnode replay' them."
         delivery.append(Alarm("findings not delivered", None, says, do))
     delivery += _volume(watch, baseline) + _latency(watch, baseline)
     for rate in watch.rates:
@@ -93,7 +94,7 @@ def _volume(watch: Watch, baseline: Sequence[WatchedStudy]) -> list[Alarm]:
         return []
     named = listed([f"{f.name} ({f.period.studies})" for f in quiet[-_LISTED:]])
     says = f"few studies came in {named}, where a usual week brings {usual:.0f}"
-    do = "Ask whether the sender was down or its route changed: `hipnode peers list` says who came last and when."
+    do = "Ask whether the sender was down or its route changed: 'hipnode peers list' says who came last and when."
     return [Alarm("volume", None, says, do)]
 
 
@@ -118,7 +119,7 @@ def _latency(watch: Watch, baseline: Sequence[WatchedStudy]) -> list[Alarm]:
         f"({slow:.0f} s; their median was {usual:.0f} s)"
     )
     do = (
-        "See `hipnode studies watch` and `hipnode doctor`: a missing worker, a slow destination, a full disk?"
+        "See 'hipnode studies watch' and 'hipnode doctor': a missing worker, a slow destination, a full disk?"
     )
     return [Alarm("latency", None, says, do)]
 
@@ -134,12 +135,12 @@ def _node_rate(rate: Rate, watch: Watch, baseline: Sequence[WatchedStudy]) -> li
     before = Counter(s.reason_code.value for s in baseline if s.reason_code is not None)
     total = sum(flow.period.studies for flow in watch.weeks)
     grown = max(here, key=lambda r: r[2] / max(total, 1) - before[r[0]] / max(len(baseline), 1), default=None)
-    do = "`hipnode doctor` looks for the cause."
+    do = "'hipnode doctor' looks for the cause."
     if grown is not None:
         code, sentence, n = grown
         do = (
             f"What grew most: {sentence.rstrip('.')} ({n} studies in these weeks). "
-            f"`hipnode studies list --reason {code}` shows them."
+            f"'hipnode studies list --reason {code}' shows them."
         )
     return [Alarm(rate.name, None, said, do)]
 
@@ -227,14 +228,28 @@ def _notes(watch: Watch, comparisons: int) -> tuple[str, ...]:
         if n:
             notes.append(f"{why}: {count(n, 'study')}.")
     sent = [p for p in watch.packages if not p.package.shadow]
+    notes += [f"{p.package}: {_trust(p.accepted)}" for p in sent if _trust(p.accepted)]
     for package in sent:
         if package.first_day and watch.first <= package.first_day and len(sent) > 1:
             notes.append(
                 f"{package.package} began on {package.first_day}. A new package or other thresholds change every "
-                "rate: run `hipnode accept` again, and wait for its own first studies."
+                "rate: run 'hipnode accept' again, and wait for its own first studies."
             )
         notes += _of_reports(package)
     return tuple(notes)
+
+
+def _trust(accepted: LastAcceptance | None) -> str:
+    """What to know before these numbers are believed; "" where the package passed its last acceptance run."""
+    if accepted is None:
+        return (
+            "no acceptance run of these weights is recorded at this node. That nothing moved says little as long as "
+            "nobody knows where it began: 'hipnode accept' measures it on this site's own films."
+        )
+    if accepted.outcome is AcceptanceOutcome.PASS:
+        return ""
+    words = {AcceptanceOutcome.FAIL: "failed", AcceptanceOutcome.NOT_ENOUGH: "had too few cases to judge"}
+    return f"its last acceptance run ({accepted.protocol}, {accepted.day}) {words[accepted.outcome]}."
 
 
 def _of_reports(package: PackageWatch) -> list[str]:

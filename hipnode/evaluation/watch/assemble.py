@@ -227,6 +227,7 @@ def _package(
         errors=_errors(history.reported, rolling, weeks),
         disagreements=_disagreements(shown),
         verification=_verification(shown),
+        accepted=history.accepted,
     )
 
 

@@ -191,7 +191,7 @@ def _package(
         parts.append(_disagreements(package, suffix, brief))
     reports = () if package.agreement else (
         "No final report of these studies is known, so nothing here says whether the package was right. "
-        "`hipnode monitor import-reports FILE.csv` brings them.",
+        "'hipnode monitor import-reports FILE.csv' brings them.",
     )  # fmt: skip
     return Section(str(package.package), (says, *reports), tuple(parts))
 
@@ -328,7 +328,7 @@ def _disagreements(package: PackageWatch, suffix: str, brief: bool) -> Table:
             for d in here
         ),
         (
-            f"The newest {count(len(here), UNIT)}; `hipnode studies show ID` shows one of them"
+            f"The newest {count(len(here), UNIT)}; 'hipnode studies show ID' shows one of them"
             f"{', and --out writes more of them' if len(here) < len(package.disagreements) else ''}.",
         ),
     )

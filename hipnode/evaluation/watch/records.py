@@ -6,7 +6,7 @@ from datetime import date
 
 from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.monitoring import Agreement, Drift, PChart, Period, Shift
-from hipnode.watched import NotCounted, Package, WatchedStudy
+from hipnode.watched import LastAcceptance, NotCounted, Package, WatchedStudy
 
 ROLLING_DAYS = 90
 ANY = "any fracture"
@@ -18,11 +18,13 @@ class History:
 
     first: the first 500 studies it read; scored: the first 500 it read of which scores are kept
     reported: all it read that have a final report, in order of time
+    accepted: its last acceptance run with a verdict, None where there is none
     """
 
     first: Sequence[WatchedStudy] = ()
     scored: Sequence[WatchedStudy] = ()
     reported: Sequence[WatchedStudy] = ()
+    accepted: LastAcceptance | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class PackageWatch:
     """One package: how often each class fired, its scores, and what the reports say of it.
 
     read: studies it read in the weeks; baseline, scored: studies that set limits so far
+    verification: the share of positive studies with a report, against that of the others
     """
 
     package: Package
@@ -122,6 +125,7 @@ class PackageWatch:
     errors: tuple[ErrorWatch, ...]
     disagreements: tuple[Disagreement, ...]
     verification: Shift
+    accepted: LastAcceptance | None
 
 
 @dataclass(frozen=True)
