@@ -131,6 +131,7 @@ def test_a_film_that_is_refused_or_damaged_has_a_row_that_says_so(site):
         ("c4", "DECODE_FAILED"),
     ]
     assert (run.refused, run.failed) == (1, 2)
+    assert run.said.endswith(": 4 cases, 1 refused, 2 failed (DECODE_FAILED 2, OTHER_REGION 1).")
     assert sentence_of("OTHER_REGION") == "The header names another body region."
 
 

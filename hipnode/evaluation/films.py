@@ -156,9 +156,10 @@ class Run:
         speed = f", {self.films_now / self.seconds:.1f} films/s" if self.films_now and self.seconds else ""
         before = self.films - self.films_now
         there = f" ({before} were there already)" if before else ""
+        why = ", ".join(f"{code} {n}" for code, n in sorted(self.not_read.items()))
         return (
             f"{self.package_id} {self.package_version} looked at {self.films} films{there}{speed}: {self.units} cases, "
-            f"{self.refused} refused, {self.failed} failed."
+            f"{self.refused} refused, {self.failed} failed{f' ({why})' if why else ''}."
         )
 
 
