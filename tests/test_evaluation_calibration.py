@@ -15,11 +15,13 @@ from hipnode.evaluation.calibration import (
     brier,
     calibration_line,
     ece,
+    errors,
     fit,
     log_loss,
     mce,
     reliability,
 )
+from hipnode.evaluation.resampling import Resamples
 from hipnode.evaluation.roc import area
 
 TEN_LABELS = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
@@ -198,3 +200,25 @@ def test_patients_widen_the_interval_where_their_films_repeat():
     blind = brier(np.repeat(y, 3), np.repeat(p, 3), resamples=400)
     aware = brier(np.repeat(y, 3), np.repeat(p, 3), np.repeat(np.arange(300), 3), resamples=400)
     assert aware.high - aware.low > 1.4 * (blind.high - blind.low)
+
+
+def test_scores_that_do_not_determine_a_slope_have_none():
+    """All but one score are 0 or 1 and right: the likelihood is flat as far as digits go."""
+    y = np.array([0] * 5 + [1] * 5 + [1, 0])
+    line = calibration_line(y, np.array([0.0] * 5 + [1.0] * 5 + [0.0, 1.0]))
+    assert line.slope is not None  # two of twelve are wrong, which fixes it
+    apart = calibration_line(y[:11], np.array([0.0] * 5 + [1.0] * 5 + [0.0]))
+    assert apart.slope is None
+    assert apart.says.startswith("no slope")
+
+
+def test_shared_resamples_give_the_errors_that_the_single_functions_give():
+    rng = np.random.default_rng(4)
+    p = rng.random(120)
+    y = rng.random(120) < p
+    patients = rng.integers(0, 40, 120)
+    shared = Resamples.draw(patients, 120, seed=3, resamples=100)
+    alone = [f(y, p, patients, seed=3, resamples=100) for f in (ece, brier, log_loss)]
+    for one, other in zip(errors(y, p, shared), alone, strict=True):
+        assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
+        assert (one.n, one.events, one.method) == (other.n, other.events, other.method)

@@ -106,7 +106,8 @@ def _evaluate(
         raise typer.BadParameter("--stress changes films, so that it needs --package and --data.")
     if compat not in (None, "bjj2025"):
         raise typer.BadParameter("--compat knows bjj2025 only.")
-    _in_unit("--prevalence", prevalence)
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise typer.BadParameter(f"--prevalence is a share between 0 and 1, not {prevalence:g}.")
     for value in also_at or []:
         _in_unit("--also-at", value)
     made = named(package) if package is not None else None

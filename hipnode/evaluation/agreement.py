@@ -49,7 +49,8 @@ def cohen_kappa(
     if (table.sum(axis=0) > 0).sum() < 2 or (table.sum(axis=1) > 0).sum() < 2:
         return Estimate(value, None, None, n, same, NO_CHOICE)
     if interval == "asymptotic" and patients is None:
-        result = inter_rater.cohens_kappa(table)
+        with np.errstate(divide="ignore", invalid="ignore"):  # its test of kappa = 0, which is not used
+            result = inter_rater.cohens_kappa(table)
         low, high = float(result.kappa_low), float(result.kappa_upp)
         return Estimate(value, max(low, -1.0), min(high, 1.0), n, same, "asymptotic (Fleiss-Cohen-Everitt)")
     one_hot = np.eye(k * k)[cells]  # (cases, k * k)

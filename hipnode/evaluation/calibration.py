@@ -26,6 +26,7 @@ from hipnode.evaluation.resampling import (
 from hipnode.evaluation.roc import checked
 
 NEAREST = 1e-6  # a score of 0 or 1 has no logit; it is moved this far inside
+WORST_CONDITION = 1e12  # of the matrix that Newton's step solves; above, its digits mean nothing
 NO_CASES = "undefined: no cases"
 Method = Literal["temperature", "platt", "isotonic"]
 Spacing = Literal["width", "count"]
@@ -231,15 +232,21 @@ def errors(
     loss = -log_expit(np.where(labels, 1, -1) * _logit(scores))
     table = np.column_stack([gaps, (scores - labels) ** 2, loss, np.ones(n)])
     draws = resampled.sums(table)
-    made = []
-    for words, statistic in (
-        (f"{bins} bins of equal width, ", lambda s: np.abs(s[..., :bins]).sum(axis=-1) / s[..., -1]),
-        ("", lambda s: s[..., bins] / s[..., -1]),
-        ("", lambda s: s[..., bins + 1] / s[..., -1]),
-    ):
-        low, high, method = percentile_interval(statistic(draws), f"{resampled.patients} patients")
-        made.append(Estimate(float(statistic(table.sum(axis=0))), low, high, n, positives, words + method))
-    return made[0], made[1], made[2]
+    whole = table.sum(axis=0)
+
+    def estimate(words: str, above: NDArray[np.float64], drawn: NDArray[np.float64]) -> Estimate:
+        low, high, method = percentile_interval(drawn / draws[:, -1], f"{resampled.patients} patients")
+        return Estimate(float(above / n), low, high, n, positives, words + method)
+
+    return (
+        estimate(
+            f"{bins} bins of equal width, ",
+            np.abs(whole[:bins]).sum(),
+            np.abs(draws[:, :bins]).sum(axis=1),
+        ),
+        estimate("", whole[bins], draws[:, bins]),
+        estimate("", whole[bins + 1], draws[:, bins + 1]),
+    )
 
 
 def calibration_line(y: ArrayLike, p: ArrayLike) -> CalibrationLine:
@@ -249,17 +256,17 @@ def calibration_line(y: ArrayLike, p: ArrayLike) -> CalibrationLine:
     if not positives or positives == n:
         return CalibrationLine(None, None, None, n, positives, "undefined: one class only")
     steps = _logit(scores)
-    large = _newton(np.ones((n, 1)), labels, steps)
+    intercept_alone = _newton(np.ones((n, 1)), labels, steps)
+    large = None if intercept_alone is None else float(intercept_alone[0])
     if float(np.ptp(steps)) == 0:
-        return CalibrationLine(None, None, float(large[0]), n, positives, "no slope: one score only")
+        return CalibrationLine(None, None, large, n, positives, "no slope: one score only")
     if steps[labels].min() >= steps[~labels].max() or steps[labels].max() <= steps[~labels].min():
-        return CalibrationLine(
-            None, None, float(large[0]), n, positives, "no slope: the classes separate fully"
-        )
-    intercept, slope = _newton(np.stack([np.ones(n), steps], axis=1), labels, np.zeros(n))
-    return CalibrationLine(
-        float(intercept), float(slope), float(large[0]), n, positives, "maximum likelihood"
-    )
+        return CalibrationLine(None, None, large, n, positives, "no slope: the classes separate fully")
+    line = _newton(np.stack([np.ones(n), steps], axis=1), labels, np.zeros(n))
+    if line is None:
+        return CalibrationLine(None, None, large, n, positives, "no slope: the scores do not determine it")
+    intercept, slope = line
+    return CalibrationLine(float(intercept), float(slope), large, n, positives, "maximum likelihood")
 
 
 def fit(method: Method, y: ArrayLike, p: ArrayLike) -> Calibrator:
@@ -307,8 +314,11 @@ def fit(method: Method, y: ArrayLike, p: ArrayLike) -> Calibrator:
 
 def _newton(
     design: NDArray[np.float64], labels: NDArray[np.bool_], offset: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Maximum likelihood of a logistic regression by BFGS on a convex function, then Newton to the last digit."""
+) -> NDArray[np.float64] | None:
+    """Maximum likelihood of a logistic regression by BFGS on a convex function, then Newton to the last digit.
+
+    None where the cases do not determine it: the likelihood is flat.
+    """
 
     def loss(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = design @ line + offset
@@ -318,6 +328,8 @@ def _newton(
     for _ in range(5):
         share = expit(design @ line + offset)
         curvature = design.T @ (design * (share * (1 - share))[:, None])
+        if np.linalg.cond(curvature) > WORST_CONDITION:
+            return None
         line = line - np.linalg.solve(curvature, design.T @ (share - labels))
     return line
 
