@@ -31,6 +31,7 @@ _COMMANDS = {
     "models": "hipnode.cli.models:models",
     "evaluate": "hipnode.cli.evaluate:evaluate",
     "monitor": "hipnode.cli.monitor:monitor",
+    "accept": "hipnode.cli.accept:accept",
     "db": "hipnode.cli.db:db",
     "install": "hipnode.cli.install:install",
     "demo": "hipnode.demo:demo",

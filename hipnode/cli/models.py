@@ -6,8 +6,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from hipnode import ledger, migrations
+from hipnode.cli.accept import said_of
+from hipnode.cli.doors import open_ledger
 from hipnode.cli.screen import plain, screen
-from hipnode.errors import PackageError
+from hipnode.errors import LedgerDown, PackageError, SettingsError
+from hipnode.ledger import AcceptanceRow
 from hipnode.packages import ModelPackage, check_weights, find_packages, named_package
 from hipnode.settings import load_settings
 
@@ -77,13 +81,19 @@ def show(
     one = _Installed().named(package)
     card = one.model_card.read_text(encoding="utf-8", errors="replace")
     if json_:
-        said = {"folder": str(one.folder), **one.manifest.model_dump(mode="json"), "model_card": card}
+        runs = [
+            {"id": r.id, "outcome": r.outcome, "frozen_at": r.frozen_at.isoformat(), "protocol": r.protocol_name,
+             "protocol_sha256": r.protocol_sha256, "package_sha256": r.package_sha256, "intact": r.intact}
+            for r in _acceptances(one)[0]
+        ]  # fmt: skip
+        said = {"folder": str(one.folder), **one.manifest.model_dump(mode="json"), "acceptances": runs}
+        said["model_card"] = card
         typer.echo(json.dumps(said, indent=2, ensure_ascii=False))
         return
     table = Table(box=None, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _rows(one):
+    for name, value in [*_rows(one), *_accepted(one)]:
         table.add_row(name, plain(value))
     screen().print(table)
     typer.echo(f"\n{card}")
@@ -117,6 +127,40 @@ def _rows(package: ModelPackage) -> list[tuple[str, str]]:
         ("sha256", package.sha256),
         ("folder", str(package.folder)),
     ]
+    return rows
+
+
+def _acceptances(package: ModelPackage) -> tuple[list[AcceptanceRow], str]:
+    """The acceptance runs of this package's id or weights, and why they are not known ("" where they are)."""
+    settings = load_settings()
+    try:
+        make = open_ledger(settings)
+        migrations.require_head(settings.database)
+        with ledger.reading(make) as session:
+            rows = ledger.list_acceptances(session)
+        make.kw["bind"].dispose()
+    except SettingsError as error:  # a machine that only lists packages has no ledger
+        return [], str(error) if migrations.current(settings.database) else ""
+    except LedgerDown as error:
+        return [], str(error)
+    return [r for r in rows if package.id == r.package_id or package.sha256 == r.package_sha256], ""
+
+
+def _accepted(package: ModelPackage) -> list[tuple[str, str]]:
+    runs, unknown = _acceptances(package)
+    rows = [("acceptance", f"not known: {unknown}")] if unknown else []
+    for run in runs:
+        notes = [f"{run.frozen_at:%Y-%m-%d}", f"protocol {run.protocol_name} ({run.protocol_sha256[:12]})"]
+        if run.package_sha256 and run.package_sha256 != package.sha256:
+            notes.append("of other weights")
+        elif not run.package_sha256:
+            notes.append("predictions made elsewhere, weights not known")
+        used = (run.results or {}).get("thresholds")
+        if used and used != package.manifest.decision.thresholds:
+            notes.append("with other thresholds than the package has now")
+        if run.again:
+            notes.append(f"test cases used again: {run.again}")
+        rows.append((f"acceptance run {run.id}", f"{said_of(run)}, {', '.join(notes)}"))
     return rows
 
 

@@ -359,7 +359,8 @@ def _stratum(
 ) -> list[StratumJudgement]:
     named = np.array([value if value else NOT_GIVEN for value in values])
     rows = []
-    for value in sorted(set(named.tolist())):
+    # "<50" before "50-64", what was not given last
+    for value in sorted(set(named.tolist()), key=lambda v: (v == NOT_GIVEN, not v.startswith("<"), v)):
         part = answers.take(named == value)
         for metric in ("sensitivity", "specificity"):
             overall = measured(protocol, metric, ANY, answers).value

@@ -32,6 +32,7 @@ class RunFacts:
 
     history: sentences on earlier uses of the test cases, and on interruptions
     touched: whether an answer to a test case was looked at
+    used_before: whether test cases were used by an earlier run of the package
     provenance: (what, value) lines: hashes, versions, who and when
     """
 
@@ -39,6 +40,7 @@ class RunFacts:
     frozen: str
     history: tuple[str, ...]
     touched: bool
+    used_before: bool
     provenance: tuple[tuple[str, str], ...]
 
 
@@ -132,14 +134,15 @@ def _verdict(protocol: Protocol, found: Acceptance, facts: RunFacts, answers: An
         AcceptanceOutcome.FAIL: f"FAIL{where}. Everything the protocol asks for must hold; this does not:",
         AcceptanceOutcome.NOT_ENOUGH: f"NO VERDICT{where}. There are too few cases to say pass or fail:",
     }.get(found.outcome, HEADLINES[found.outcome])
-    lines = [first, *found.reasons]
+    lines = [first, *found.reasons, *_in_words(protocol, answers)]
     if not facts.touched:
         lines.append(
             "No film of the test part was read for this run and no answer was looked at: the test part can be used "
             "when there are enough cases."
         )
     lines += [facts.frozen, *facts.history]
-    if found.outcome is AcceptanceOutcome.PASS and all(h.by == "lower limit" for h in protocol.hypotheses):
+    strict = all(h.by == "lower limit" for h in protocol.hypotheses)
+    if found.outcome is AcceptanceOutcome.PASS and strict and not facts.used_before:
         lines.append(
             "What a pass means: a package that in truth misses one of the bounds would pass with a chance of at most 1 "
             "in 40, on cases like these. It says nothing about other patients and devices, nor about errors of the "
@@ -148,12 +151,27 @@ def _verdict(protocol: Protocol, found: Acceptance, facts: RunFacts, answers: An
     return Section("The verdict", tuple(lines), (_hypotheses(protocol, found),) if found.judgements else ())
 
 
+def _in_words(protocol: Protocol, answers: Answers | None) -> list[str]:
+    """What it found and what it alarmed at, in counts."""
+    if answers is None:
+        return []
+    truth, called, _ = answers.of(ANY)
+    right = int((~called & ~truth & answers.read).sum())
+    text = (
+        f"It found {count(int((called & truth).sum()))} of {count(int(truth.sum()), protocol.unit)} with a fracture, "
+        f"and rightly left {count(right)} of {count(int((~truth).sum()))} without one unmarked."
+    )
+    silent = int((~answers.read).sum())
+    if silent:
+        text += f" To {count(silent, protocol.unit)} of all it gave no answer."
+    return [text]
+
+
 def _hypotheses(protocol: Protocol, found: Acceptance) -> Table:
     rows = tuple(
         (
             j.hypothesis.says,
             j.estimate,
-            "any" if j.hypothesis.class_name == ANY else j.hypothesis.class_name,
             j.positives,
             j.negatives,
             str(j.verdict),
@@ -170,7 +188,7 @@ def _hypotheses(protocol: Protocol, found: Acceptance) -> Table:
             else f" A {protocol.unit} without an answer is left out."
         ),
     ]
-    columns = ("hypothesis", "found", "class", "patients with", "patients without", "verdict")
+    columns = ("hypothesis", "found", "patients with", "patients without", "verdict")
     return Table("acceptance-hypotheses", "The hypotheses", protocol.unit, columns, rows, tuple(notes))
 
 
@@ -257,7 +275,7 @@ def _review_section(protocol: Protocol, answers: Answers) -> Section:
         ("not read", int((~answers.read).sum())),
     )
     words = (
-        f"Every one of them is a line in {REVIEW} beside this report, with columns for cause, harm and mitigation. "
+        f"Every one of them is a line in files/{REVIEW}, with columns for cause, harm and mitigation. "
         "Look at every missed fracture and at a sample of the false alarms before the package is used: a good average "
         "hides an obvious fracture that was missed (Oakden-Rayner et al., Lancet Digit Health 2022;4:e351-8)."
     )

@@ -88,7 +88,7 @@ class AcceptanceRow:
 class AcceptanceRun:
     """A run in our hands.
 
-    number: the row's id; resumed: it was begun earlier, and nobody saw a result
+    number: the row's id; frozen_by, again: as the row says; resumed: it was begun earlier, nobody saw a result
     earlier: runs of this package that used some of these test cases, oldest first
     others: how many runs of other packages did
     """
@@ -97,6 +97,8 @@ class AcceptanceRun:
     fence: int
     owner: str
     frozen_at: datetime
+    frozen_by: str
+    again: str | None
     resumed: bool
     earlier: tuple[AcceptanceRow, ...]
     others: int
@@ -138,7 +140,7 @@ def begin_acceptance(
         ) from error
     session.add_all([AcceptanceCase(acceptance_id=row.id, case_sha256=case) for case in sorted(plan.cases)])
     note(session, now, who, "acceptance", became=f"frozen {row.id}", why=plan.again if earlier else None)
-    return AcceptanceRun(row.id, 1, owner, now, False, earlier, others)
+    return AcceptanceRun(row.id, 1, owner, now, row.frozen_by, row.again, False, earlier, others)
 
 
 def touch_more_cases(
@@ -154,10 +156,11 @@ def touch_more_cases(
         session.scalars(select(AcceptanceCase.case_sha256).where(AcceptanceCase.acceptance_id == run.number))
     )
     earlier, others = _earlier(session, replace(plan, cases=frozenset(cases) | plan.cases), but=run.number)
-    if earlier and not plan.again:
+    if earlier and not (run.again or plan.again):
         raise AcceptanceRefused(_used_before(earlier, plan))
-    if earlier:
+    if earlier and not run.again:
         session.execute(update(Acceptance).where(Acceptance.id == run.number).values(again=plan.again))
+        run = replace(run, again=plan.again)
     session.add_all(
         [AcceptanceCase(acceptance_id=run.number, case_sha256=case) for case in sorted(set(cases) - known)]
     )
@@ -256,7 +259,9 @@ def _take_up(
     session.flush()
     note(session, now, who, "acceptance", was=f"frozen {row.id}", became="taken up again")
     earlier, others = _earlier(session, plan, but=row.id)
-    return AcceptanceRun(row.id, row.fence, owner, row.frozen_at, True, earlier, others)
+    return AcceptanceRun(
+        row.id, row.fence, owner, row.frozen_at, row.frozen_by, row.again, True, earlier, others
+    )
 
 
 def _is_same(row: AcceptanceRow, plan: AcceptancePlan) -> bool:

@@ -1,0 +1,473 @@
+"""One acceptance run: checked, frozen in the ledger, read, judged, recorded, and only then shown."""
+
+import hashlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from hipnode import ledger
+from hipnode.cli.progress import counting
+from hipnode.decision import DecisionRule
+from hipnode.errors import HipnodeError, LedgerDown
+from hipnode.evaluation import acceptance_cases as cases
+from hipnode.evaluation.acceptance import (
+    Acceptance,
+    Answers,
+    StressJudgement,
+    judge,
+    judge_refusal,
+    judge_stress,
+)
+from hipnode.evaluation.acceptance_report import RunFacts, acceptance_document
+from hipnode.evaluation.assemble import Options, evaluate
+from hipnode.evaluation.cases import ALL, TEST, models_in
+from hipnode.evaluation.data import predict_folder, read_data
+from hipnode.evaluation.films import PREDICTIONS
+from hipnode.evaluation.protocol import Protocol, ProtocolUnusable, misfits
+from hipnode.evaluation.provenance import code_version, content_sha256, provenance
+from hipnode.evaluation.report.document import Document
+from hipnode.evaluation.report.evaluation import evaluation_document
+from hipnode.evaluation.report.writing import write
+from hipnode.evaluation.stress import change
+from hipnode.evaluation.stressed import stress_rows, stressed_tables
+from hipnode.evaluation.tables import Label, Tables, TablesUnusable, load, read_rows
+from hipnode.evaluation.thresholds import Wanted
+from hipnode.packages import ModelPackage
+from hipnode.settings import Settings
+from hipnode.status import AcceptanceOutcome
+
+PROTOCOL_COPY = "protocol.toml"
+RECORD = "acceptance.json"
+_ANOTHER_RUN = (
+    "{} holds files that are not of this run. Answers made before the protocol was frozen cannot be used; give an "
+    "empty folder with --out."
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked to do. Either data, or labels and predictions.
+
+    package: None where it is not installed and the predictions were made elsewhere
+    """
+
+    protocol: Protocol
+    protocol_text: str
+    protocol_file: str
+    package: ModelPackage | None
+    classes: tuple[str, ...]
+    data: Path | None
+    labels: Path | None
+    predictions: Path | None
+    out: Path
+    who: str
+    again: str | None
+    device: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has its outcome. page: the report."""
+
+    number: int
+    found: Acceptance
+    page: Path
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a judgement is made of, for the report. model: None where no answer was looked at."""
+
+    found: Acceptance
+    answers: Answers | None = None
+    labels: tuple[Label, ...] = ()
+    thresholds: tuple[cases.ThresholdUsed, ...] = ()
+    tables: Tables | None = None
+
+
+def run_acceptance(request: Request, make: sessionmaker[Session], settings: Settings) -> Ended:
+    """Run a protocol once. Raises ProtocolUnusable, TablesUnusable, AcceptanceRefused and what reading films raises.
+
+    The order is what makes it an acceptance: everything that can be wrong is told first; the protocol, the
+    labels and the test cases go into the ledger before a film is read; the outcome goes there before anybody
+    is shown a number.
+    """
+    labels, given = _tables_given(request)
+    sha256 = _weights(request)
+    _check(request, labels, given, sha256)
+    lacking = cases.shortages(request.protocol, labels, request.classes)
+    test = cases.judged_labels(labels)
+    plan = ledger.AcceptancePlan(
+        package_id=request.protocol.package,
+        package_version=_version(request, given),
+        package_sha256=sha256 or "",
+        protocol_name=request.protocol.name,
+        protocol_sha256=request.protocol.sha256_of_content,
+        protocol=request.protocol_text,
+        data_sha256=_data_sha256(labels, given),
+        cases=frozenset() if lacking else cases.keys_of(test),
+        code_version=code_version(),
+        again=request.again,
+    )
+    _check_out(request, plan)
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    with ledger.transaction(make) as session:
+        run = ledger.begin_acceptance(session, plan, request.who, owner, _now())
+    try:
+        with _signs_of_life(make, run):
+            _lay_out(request, plan, run)
+            if lacking:
+                judged = _Judged(Acceptance(AcceptanceOutcome.NOT_ENOUGH, (), (), (), tuple(lacking)))
+            else:
+                tables = given or _read_films(request, settings)
+                run = _note_films(request, make, run, plan, test)
+                judged = _judge(request, tables)
+        with ledger.transaction(make) as session:
+            results = _results(judged, run)
+            seal = ledger.end_acceptance(session, run, judged.found.outcome, results, request.who, _now())
+    except BaseException:
+        _let_go(make, run)
+        raise
+    document = _document(request, judged, run, plan, seal)
+    return Ended(run.number, judged.found, write(document, request.out))
+
+
+def _tables_given(request: Request) -> tuple[tuple[Label, ...], Tables | None]:
+    """The labels, and all tables where the predictions are there already."""
+    if request.data is not None:
+        return read_data(request.data, request.classes).labels, None
+    assert request.labels is not None  # noqa: S101  (the command line says so)
+    assert request.predictions is not None  # noqa: S101
+    tables = load(request.labels, request.predictions, request.classes)
+    return tables.labels, tables
+
+
+def _check(request: Request, labels: Sequence[Label], given: Tables | None, sha256: str | None) -> None:
+    """Raise ProtocolUnusable with everything that keeps the run from ending well."""
+    protocol = request.protocol
+    id_ = request.package.id if request.package is not None else protocol.package
+    problems = misfits(protocol, id_, sha256, request.classes)
+    problems += cases.problems_before(protocol, labels, request.classes)
+    if given is not None:
+        models = models_in(given)
+        named = ", ".join(" ".join(m).rstrip() for m in models)
+        if len(models) > 1:
+            problems.append(f"the predictions are of {len(models)} models ({named}); a run judges one")
+        elif models[0][0] != protocol.package:
+            problems.append(f"the predictions are of {named}, the protocol is about {protocol.package}")
+        if protocol.stress:
+            problems.append("stress tests need the films: give them with --data, or leave [[stress]] out")
+    if protocol.thresholds.source == "package" and request.package is None:
+        problems.append(
+            f"thresholds: are those of the package, and {protocol.package} is not installed here; install it, or write "
+            'them down with from = "protocol"'
+        )
+    if problems:
+        raise ProtocolUnusable(request.protocol_file, problems)
+
+
+def _weights(request: Request) -> str | None:
+    """SHA-256 of the weights that gave the answers, as far as it is known.
+
+    Predictions made by `hipnode evaluate --package` carry it; of others nobody can say which weights made them.
+    """
+    if request.predictions is None:
+        return None if request.package is None else request.package.sha256
+    said = {row.get("package_sha256") for _, row in read_rows(request.predictions)}
+    only = next(iter(said)) if len(said) == 1 else None
+    return str(only) if only else None
+
+
+def _version(request: Request, given: Tables | None) -> str:
+    if given is not None:
+        return models_in(given)[0][1][:64]
+    return request.package.version if request.package is not None else ""
+
+
+def _data_sha256(labels: Sequence[Label], given: Tables | None) -> str:
+    """Of the labels; with predictions made elsewhere of both, so that neither changes between freeze and end."""
+    if given is None:
+        return content_sha256(labels)
+    return content_sha256([*labels, *given.predictions, *given.unread])
+
+
+def _check_out(request: Request, plan: ledger.AcceptancePlan) -> None:
+    """Raise HipnodeError where the folder for the report holds something of another run."""
+    if not request.out.exists():
+        return
+    if not request.out.is_dir():
+        raise HipnodeError(f"{request.out} is a file; give a folder with --out.")
+    there = {path.name for path in request.out.iterdir()}
+    copy = request.out / PROTOCOL_COPY
+    if (
+        PROTOCOL_COPY in there
+        and copy.is_file()
+        and copy.read_text("utf-8", "replace") == request.protocol_text
+    ):
+        there.discard(PROTOCOL_COPY)
+    if not there:
+        return
+    try:
+        record = json.loads((request.out / RECORD).read_text("utf-8"))
+        same = record["protocol_sha256"] == plan.protocol_sha256 and record["data_sha256"] == plan.data_sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same or "report.html" in there:
+        raise HipnodeError(_ANOTHER_RUN.format(request.out))
+
+
+def _lay_out(request: Request, plan: ledger.AcceptancePlan, run: ledger.AcceptanceRun) -> None:
+    """The protocol as it was frozen, and what it was frozen with, beside the report to come."""
+    request.out.mkdir(parents=True, exist_ok=True)
+    if (request.out / RECORD).exists():
+        there = json.loads((request.out / RECORD).read_text("utf-8"))
+        if (there.get("run"), there.get("frozen_at")) != (run.number, run.frozen_at.isoformat()):
+            raise HipnodeError(_ANOTHER_RUN.format(request.out))
+    (request.out / PROTOCOL_COPY).write_text(request.protocol_text, encoding="utf-8")
+    record = {
+        "run": run.number,
+        "frozen_at": run.frozen_at.isoformat(),
+        "package": plan.package_id,
+        "package_sha256": plan.package_sha256,
+        "protocol_sha256": plan.protocol_sha256,
+        "data_sha256": plan.data_sha256,
+    }
+    (request.out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_films(request: Request, settings: Settings) -> Tables:
+    changes = [change(s.transform, level) for s in request.protocol.stress for level in s.levels]
+    assert request.data is not None  # noqa: S101  (no tables were given)
+    with counting("films") as progress:
+        made = predict_folder(
+            request.data,
+            request.protocol.package,
+            request.out,
+            settings,
+            device=request.device,
+            stresses=changes,
+            progress=progress,
+        )
+    return load(made.labels, made.predictions, request.classes)
+
+
+def _note_films(
+    request: Request,
+    make: sessionmaker[Session],
+    run: ledger.AcceptanceRun,
+    plan: ledger.AcceptancePlan,
+    test: Sequence[Label],
+) -> ledger.AcceptanceRun:
+    """Tell the ledger the hashes of the films that were read, so that a renamed film is known again."""
+    path = request.predictions or request.out / PREDICTIONS
+    judged = {label.case_id: label.hip or "" for label in test}
+    films = {
+        f"{row['film_sha256']}{judged[row['case_id']]}"
+        for _, row in read_rows(path)
+        if row.get("film_sha256") and row.get("case_id") in judged
+    }
+    with ledger.transaction(make) as session:
+        return ledger.touch_more_cases(session, run, plan, [_sha256(film) for film in sorted(films)])
+
+
+def _judge(request: Request, tables: Tables) -> _Judged:
+    protocol = request.protocol
+    model = models_in(tables)[0]
+    own = request.package.rule if request.package is not None else None
+    try:
+        thresholds = cases.thresholds_of(protocol, tables, model, own)
+    except cases.NoThreshold as why:
+        return _Judged(Acceptance(AcceptanceOutcome.NOT_ENOUGH, (), (), (), (f"{why}.",)), tables=tables)
+    rule = replace(own or DecisionRule(), thresholds={t.class_name: t.used for t in thresholds})
+    answers, labels = cases.answers_of(protocol, tables, model, rule)
+    strata = {column: cases.stratum_values(column, labels) for column in protocol.strata.columns}
+    stress = _stress(request, tables, model, rule, answers) if protocol.stress else []
+    found = judge(protocol, answers, strata, stress)
+    return _Judged(found, answers, tuple(labels), thresholds, tables)
+
+
+def _stress(
+    request: Request, tables: Tables, model: tuple[str, str], rule: DecisionRule, untouched: Answers
+) -> list[StressJudgement]:
+    stressed = stressed_tables(tables, request.out / "stress.jsonl")
+    split = TEST if any(label.split for label in tables.labels) else ALL
+    rows: list[StressJudgement] = []
+    for one in request.protocol.stress:
+        for level in one.levels:
+            made = change(one.transform, level)
+            under = stressed.get(made.name, replace(tables, predictions=(), unread=()))
+            if made.transform.must_refuse:
+                (row,) = stress_rows(tables, {made.name: under}, [made], model, split, rule)
+                rows.append(judge_refusal(one, level, row.refused))
+            else:
+                rows += judge_stress(
+                    one, level, untouched, cases.answers_of(request.protocol, under, model, rule)[0]
+                )
+    return rows
+
+
+def _results(judged: _Judged, run: ledger.AcceptanceRun) -> dict[str, Any]:
+    """What the ledger keeps of the numbers: enough to read the verdict without the report."""
+    found = judged.found
+    return {
+        "reasons": list(found.reasons),
+        "hypotheses": [
+            {
+                "says": j.hypothesis.says,
+                **asdict(j.estimate),
+                "patients_with": j.positives,
+                "patients_without": j.negatives,
+                "verdict": str(j.verdict),
+            }
+            for j in found.judgements
+        ],
+        "worse_strata": [f"{r.column} {r.value}: {r.metric}" for r in found.strata if r.flagged == "worse"],
+        "stress": [s.says for s in found.stress],
+        "thresholds": {t.class_name: t.used for t in judged.thresholds},
+        "units": 0 if judged.answers is None else len(judged.answers.patients),
+        "read": 0 if judged.answers is None else int(judged.answers.read.sum()),
+        "predictions_sha256": (
+            ""
+            if judged.tables is None
+            else content_sha256([*judged.tables.predictions, *judged.tables.unread])
+        ),
+        "earlier_runs": [row.id for row in run.earlier],
+        "runs_of_other_packages": run.others,
+    }
+
+
+def _document(
+    request: Request, judged: _Judged, run: ledger.AcceptanceRun, plan: ledger.AcceptancePlan, seal: str
+) -> Document:
+    detail, why = None, ""
+    if judged.answers is not None and judged.tables is not None:
+        try:
+            detail = _evaluation(request, judged, plan)
+        except TablesUnusable as error:
+            why = str(error)
+    history = [*_history(run, plan), *([f"The evaluation in full could not be made: {why}."] if why else [])]
+    name = f"{plan.package_id} {plan.package_version}".rstrip()
+    frozen = (
+        f"The protocol was frozen in the ledger as run {run.number} on {run.frozen_at:%Y-%m-%d %H:%M} UTC by "
+        f"{run.frozen_by}, before any film was read."
+    )
+    if request.predictions is not None:
+        frozen = frozen.replace(", before any film was read.", ".") + (
+            " The predictions were made elsewhere, before that; that nobody had looked at them, and that this package "
+            "made them, is the word of whoever ran the command."
+        )
+    facts: tuple[tuple[str, str], ...] = (
+        ("Acceptance run", str(run.number)),
+        ("Seal of the record in the ledger", seal),
+        ("Package", name),
+        ("Package weights, SHA-256", plan.package_sha256 or "not known"),
+        ("Protocol, SHA-256", plan.protocol_sha256),
+        ("Labels" if request.predictions is None else "Labels and predictions", plan.data_sha256),
+        ("Run by", request.who),
+    )
+    if detail is None:  # else the evaluation says them
+        facts = (*facts, ("Command", request.command), ("Code", f"hipnode {plan.code_version}"))
+    touched = judged.tables is not None
+    return acceptance_document(
+        request.protocol,
+        judged.found,
+        RunFacts(name, frozen, tuple(history), touched, bool(run.earlier), facts),
+        judged.answers,
+        judged.labels,
+        judged.thresholds,
+        detail,
+    )
+
+
+def _evaluation(request: Request, judged: _Judged, plan: ledger.AcceptancePlan) -> Document:
+    protocol, tables = request.protocol, judged.tables
+    assert tables is not None  # noqa: S101
+    package = (plan.package_id, plan.package_version, plan.package_sha256) if plan.package_sha256 else None
+    options = Options(
+        unit=protocol.unit,
+        thresholds=Wanted(
+            each={t.class_name: t.used for t in judged.thresholds},
+            rule=request.package.rule if request.package is not None else None,
+        ),
+        seed=protocol.seed,
+        resamples=protocol.resamples,
+    )
+    made = provenance(
+        tables, seed=protocol.seed, resamples=protocol.resamples, command=request.command, package=package
+    )
+    return evaluation_document(evaluate(tables, options, made))
+
+
+def _history(run: ledger.AcceptanceRun, plan: ledger.AcceptancePlan) -> list[str]:
+    said = []
+    if run.earlier:
+        runs = ", ".join(
+            f"run {row.id} on {row.frozen_at:%Y-%m-%d} ({row.outcome or 'open'})" for row in run.earlier
+        )
+        said.append(
+            f"These test cases, or some of them, were used before with this package: {runs}. The reason given for "
+            f"using them again: {run.again}. A package that is tried again and again passes in the end by chance."
+        )
+    elif plan.cases:
+        said.append("The ledger knows of no earlier run of this package on any of these test cases.")
+    if run.others:
+        said.append(
+            f"{run.others} run{'s' if run.others > 1 else ''} of other packages used some of these test cases. The "
+            "best of several packages on one test part is, by chance, better there than elsewhere."
+        )
+    if run.resumed:
+        said.append(
+            "The run was interrupted before it had an outcome and was finished as it was frozen; films that had been "
+            "read were not read again."
+        )
+    return said
+
+
+@contextmanager
+def _signs_of_life(make: sessionmaker[Session], run: ledger.AcceptanceRun) -> Iterator[None]:
+    """Renew the lease while the run goes on; a database that does not answer for a while is asked again."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(ledger.acceptances.LEASE.total_seconds() / 4):
+            try:
+                with ledger.transaction(make) as session:
+                    ledger.renew_acceptance(session, run, _now())
+            except LedgerDown:
+                continue
+            except ledger.AcceptanceRefused:
+                return  # ending it will say so
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _let_go(make: sessionmaker[Session], run: ledger.AcceptanceRun) -> None:
+    try:
+        with ledger.transaction(make) as session:
+            ledger.leave_acceptance(session, run)
+    except HipnodeError:
+        return  # its lease ends by itself
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
