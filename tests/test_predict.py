@@ -386,7 +386,7 @@ def test_the_command_reads_films_tests_them_under_stress_and_reports(site, packa
     assert len(stress) == len(standard())
     assert {row["n"] for row in stress} == {"2"}
     knee = next(row for row in stress if row["change"] == "wrong body part")
-    assert (knee["refused"], knee["refused n"]) == ("1.0", "2")
+    assert (knee["n"], knee["refused"], knee["failed"]) == ("2", "2", "0")
     page = (site.out / "report.html").read_text(encoding="utf-8")
     assert "--stress" in page
     assert str(site.films) not in page

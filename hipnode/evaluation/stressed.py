@@ -15,7 +15,7 @@ from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.films import kind_of
 from hipnode.evaluation.intervals import share_by_patient
 from hipnode.evaluation.report.document import Section, Table
-from hipnode.evaluation.report.words import count, listed
+from hipnode.evaluation.report.words import MINUS, count, listed, with_interval
 from hipnode.evaluation.stress import NOT_TESTED, Change
 from hipnode.evaluation.tables import Tables, load_stressed
 
@@ -100,15 +100,14 @@ def stress_table(rows: Sequence[StressRow], unit: str) -> Table:
     )  # fmt: skip
     body = tuple(
         (
-            row.change.transform.name.replace("_", " "), row.change.level, row.n, row.refused, row.failed,
+            _name(row.change), _level(row.change), row.n, row.refused.events, row.failed,
             row.sensitivity, row.sensitivity_change, row.specificity, row.specificity_change,
         )
         for row in rows
     )  # fmt: skip
-    kinds = {row.change.transform.name: row.change.transform for row in rows}
+    kinds = {_name(row.change): row.change.transform for row in rows}
     what = tuple(
-        f"{kind.name.replace('_', ' ').capitalize()}: {kind.says}; the level is {kind.level}."
-        for kind in kinds.values()
+        f"{name.capitalize()}: {kind.says}; the level is {kind.level}." for name, kind in kinds.items()
     )
     notes = (
         f"Any fracture, per {unit}, on films that were read untouched. Sensitivity and specificity are of the films "
@@ -121,28 +120,40 @@ def stress_table(rows: Sequence[StressRow], unit: str) -> Table:
 
 def stress_section(rows: Sequence[StressRow], unit: str) -> Section:
     """The stress tests of a report: what they showed in words, and the table."""
-    said = []
+    said = ["The films were read again after changes made on purpose: some that a model should bear, some that must be "
+            "refused."]  # fmt: skip
     for row in (row for row in rows if row.change.transform.must_refuse):
-        refused = row.refused.events or 0
-        verdict = "all were refused" if refused == row.n else f"only {refused} were refused"
-        what = row.change.transform.says.split(";")[0]
-        said.append(f"When {what}, the film must be refused: of {count(row.n, unit)} {verdict}.")
-    worse = []
+        what, refused = row.change.transform.says.split(";")[0], row.refused.events or 0
+        said.append(
+            f"When {what}, the film must be refused: of {count(row.n, unit)} "
+            f"{'all' if refused == row.n else f'only {refused}'} were refused, {with_interval(row.refused)}."
+        )
+    lost, held = [], 0
     for row in (row for row in rows if not row.change.transform.must_refuse):
         for what, change in (
             ("sensitivity", row.sensitivity_change),
             ("specificity", row.specificity_change),
         ):
+            held += change.high is not None
             if change.value is not None and change.high is not None and change.high < 0:
-                name = row.change.transform.name.replace("_", " ")
-                worse.append(f"{what} by {-100 * change.value:.0f} points under {name} {row.change.level:g}")
-    if worse:
-        said.append(f"More than chance explains, a change lowered {listed(worse)}.")
-    elif any(not row.change.transform.must_refuse for row in rows):
+                level = f"{_name(row.change)} {_level(row.change)}"
+                lost.append(f"{what} by {-100 * change.value:.0f} points under {level}")
+    if lost:
         said.append(
-            "No change of the pixels lowered sensitivity or specificity by more than chance explains."
+            f"The whole interval is on the side of a loss for {listed(lost)}. Of {held} comparisons about one in forty "
+            "would be by chance alone."
         )
+    elif held:
+        said.append(f"In none of {held} comparisons is the whole interval on the side of a loss.")
     return Section("Stress tests", tuple(said), (stress_table(rows, unit),))
+
+
+def _name(change: Change) -> str:
+    return change.transform.name.replace("_", " ")
+
+
+def _level(change: Change) -> str:
+    return f"{change.level:g}".replace("-", MINUS)
 
 
 def _called(cases: Cases, rule: DecisionRule) -> NDArray[np.bool_]:
