@@ -134,6 +134,12 @@ def test_the_roc_figure_carries_its_counts_at_every_threshold() -> None:
     assert "AUC 0.920" in texts_of(figure)
 
 
+def test_a_mark_outside_the_enlarged_corner_stands_in_the_whole_curve_only() -> None:
+    near = roc_figure("roc", "ROC", [make_line()], "hip", [Mark("M", 0.9, 0.9)])
+    far = roc_figure("roc", "ROC", [make_line()], "hip", [Mark("M", 0.2, 0.2)])
+    assert near.svg.count("<use") - far.svg.count("<use") == 1
+
+
 def test_a_curve_of_one_class_is_named_as_left_out() -> None:
     only = Line("SF", roc_curve(TRUTH[:5], SCORES[:5]), auc(TRUTH[:5], SCORES[:5]))
     assert (
@@ -176,3 +182,9 @@ def test_a_thinned_curve_keeps_its_ends_and_its_shape() -> None:
 )
 def test_a_word_in_a_figure_is_one_short_line(text: str, drawn: str) -> None:
     assert word(text) == drawn
+
+
+def test_a_mark_outside_the_enlarged_corner_does_not_squeeze_the_figure() -> None:
+    """matplotlib warns where the layout fails, and warnings are errors here."""
+    figure = roc_figure("roc", "ROC", [make_line()], "hip", [Mark("in use", 0.0, 0.2)])
+    assert "in use" in texts_of(figure)

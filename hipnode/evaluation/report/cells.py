@@ -44,15 +44,14 @@ def notes(table: Table) -> tuple[str, ...]:
     """The sentences under a table: how its intervals were made, few events, why a value is missing, its own notes."""
     estimates = [(c, cell) for row in table.rows for c, cell in zip(table.columns, row, strict=True)]
     methods: dict[str, list[str]] = defaultdict(list)
-    reasons: list[str] = []
+    reasons: dict[str, list[str]] = {}
     few = False
     for column, cell in estimates:
         if not isinstance(cell, Estimate):
             continue
         few |= cell.few_events and cell.value is not None
         if cell.value is None or cell.low is None:
-            if cell.method not in reasons:
-                reasons.append(cell.method)
+            reasons[cell.method] = [column]
         elif column not in methods[cell.method]:
             methods[cell.method].append(column)
     said = []
@@ -63,7 +62,7 @@ def notes(table: Table) -> tuple[str, ...]:
     if few:
         said.append(f"{FEW} fewer than 10 events: one case more or less changes this value much.")
     if reasons:
-        said.append(f"{NONE} or no interval: {'; '.join(reasons)}.")
+        said.append(f"{NONE} or no interval: {'; '.join(way for way, _ in _merged(reasons))}.")
     return (*said, *table.notes)
 
 

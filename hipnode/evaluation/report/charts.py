@@ -41,10 +41,15 @@ class ForestRow:
     flagged: tuple[bool, ...]
 
 
-def reliability_figure(name: str, title: str, panels: Sequence[Reliability], unit: str) -> Figure:
-    """Share with the finding against the score, with the number of cases of each bin below; up to four panels."""
+def reliability_figure(
+    name: str, title: str, panels: Sequence[Reliability], unit: str, *, explained: bool = True
+) -> Figure:
+    """Share with the finding against the score, with the number of cases of each bin below; up to four panels.
+
+    explained: False where the figure before it says how to read it.
+    """
     with drawing():
-        figure = sheet(174 if len(panels) > 2 else 44 + 58 * len(panels), 78)
+        figure = sheet(174 if len(panels) > 2 else 44 + 58 * len(panels), 66)
         grid = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3.2, 1))
         for place, panel in enumerate(panels):
             _one_reliability(grid[0][place], grid[1][place], panel)
@@ -53,11 +58,14 @@ def reliability_figure(name: str, title: str, panels: Sequence[Reliability], uni
         figure.supxlabel("Score (mean of the bin)", fontsize=8)
         svg = svg_of(figure)
     n = sum(b.n for b in panels[0].bins) if panels else 0
-    caption = (
-        f"Does a score mean what it says? Over {count(n, unit)}: points on the diagonal mean it does (of all with "
-        "score 0.8, eight of ten have the finding); below it the scores promise too much, above it too little. Bars "
-        "are 95 % Wilson intervals; the lower row says how many cases stand behind each point."
-    )
+    over = f"Over {count(n, unit)}"
+    caption = f"{over}; to be read as the figure before."
+    if explained:
+        caption = (
+            f"Does a score mean what it says? {over}: points on the diagonal mean it does (of all with score 0.8, "
+            "eight of ten have the finding); below it the scores promise too much, above it too little. Bars are 95 % "
+            "Wilson intervals; the lower row says how many cases stand behind each point."
+        )
     errors = "; ".join(f"{p.label} {with_interval(p.error)}" for p in panels)
     rows = tuple(
         (p.label, b.low, b.high, b.n, b.positives, b.mean_score, b.share_positive)
@@ -170,15 +178,20 @@ def forest_figures(
     overall: Sequence[Estimate],
     rows: Sequence[ForestRow],
     unit: str,
+    *,
+    explained: bool = True,
 ) -> tuple[Figure, ...]:
-    """Strata one below the other with their intervals against the overall value; as many pages as it takes."""
+    """Strata one below the other with their intervals against the overall value; as many pages as it takes.
+
+    explained: False where the figure before it says how to read it.
+    """
     pages = [rows[i : i + FOREST_ROWS] for i in range(0, len(rows), FOREST_ROWS)]
     figures = []
     for number_, page in enumerate(pages, start=1):
         last = f" ({number_} of {len(pages)})" if len(pages) > 1 else ""
         called = name if number_ == 1 else f"{name}-{number_}"
         with drawing():
-            figure = sheet(174, 24 + 4.6 * (len(page) + len({r.group for r in page})))
+            figure = sheet(174, 17 + 3.6 * (len(page) + len({r.group for r in page})))
             panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
             for place, (axes, measure) in enumerate(zip(panels, measures, strict=True)):
                 _one_forest(
@@ -189,12 +202,14 @@ def forest_figures(
                     page,
                 )
             svg = svg_of(figure)
-        caption = (
-            "Each line is one group of cases, the bar its 95 % interval, the number beside it how many cases stand "
-            "behind it. The vertical line is the value over all cases, the band its interval. Full squares mark groups "
-            f"whose interval leaves out the overall value. Unit: {unit}. With many groups one in twenty is marked "
-            "by chance alone."
-        )
+        caption = f"Unit: {unit}; to be read as the figure before."
+        if explained and number_ == 1:
+            caption = (
+                "Each line is one group of cases, the bar its 95 % interval, the number beside it how many cases stand "
+                "behind it. The vertical line is the value over all cases, the band its interval. Full squares mark "
+                f"groups whose interval leaves out the overall value. Unit: {unit}. With many groups one in twenty is "
+                "marked by chance alone."
+            )
         flagged = [f"{r.group} {r.value}" for r in page if any(r.flagged)]
         alt = f"Strata of {', '.join(measures)}. Marked: {', '.join(flagged) if flagged else 'none'}."
         figures.append(Figure(called, title + last, caption, alt, svg))
@@ -246,7 +261,7 @@ def _one_reliability(upper: Any, lower: Any, panel: Reliability) -> None:
         if b.mean_score is not None and b.share_positive is not None:
             limits = wilson(b.positives, b.n)
             upper.plot([b.mean_score] * 2, [limits.low, limits.high], color=BLUE, linewidth=0.8)
-            upper.plot([b.mean_score], [b.share_positive], "o", color=BLUE, markersize=3.5)
+            upper.plot([b.mean_score], [b.share_positive], "o", color=BLUE, markersize=3.5, clip_on=False)
     widths = [b.high - b.low for b in panel.bins]
     lower.bar([b.low for b in panel.bins], [b.n for b in panel.bins], widths, align="edge", color=PALE,
               edgecolor=GREY, linewidth=0.4)  # fmt: skip

@@ -47,8 +47,11 @@ def roc_figure(name: str, title: str, lines: Sequence[Line], unit: str, marks: S
                 x, y = thinned(1 - line.curve.specificity, line.curve.sensitivity)
                 axes.plot(x, y, color=look.colour, linestyle=look.dash, label=_legend(line))
             for place, mark in enumerate(m for m in marks if None not in (m.sensitivity, m.specificity)):
+                alarms, found = 1 - (mark.specificity or 0.0), mark.sensitivity or 0.0
+                if axes is corner and (alarms > CORNER or found < 1 - CORNER):
+                    continue  # unclipped it would stand outside the axes
                 axes.plot(
-                    [1 - (mark.specificity or 0.0)], [mark.sensitivity], style(place).marker, markersize=6,
+                    [alarms], [found], style(place).marker, markersize=6,
                     markerfacecolor="white", markeredgecolor=INK, label=word(mark.label), clip_on=False, zorder=5,
                 )  # fmt: skip
             axes.set_xlabel("False alarms: share without the finding\nthat was marked (1 − specificity)")

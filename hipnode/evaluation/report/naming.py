@@ -66,6 +66,12 @@ class Naming:
         return self.part(f"{name}-{place}-{slug(class_name)}")
 
 
+CLASS_WORDS = {
+    "DF": "DF, displaced neck fracture",
+    "VF": "VF, valgus-impacted neck fracture",
+    "SF": "SF, stable trochanteric fracture",
+    "UF": "UF, unstable trochanteric fracture",
+}
 GROUP_WORDS = {"y_class": "class in the reference", "hip": "side"}
 
 

@@ -57,9 +57,8 @@ def calibration_section(model: ModelResult, naming: Naming) -> Section:
                 panels.append(Reliability(CALIBRATION_WORDS[made.name], made.bins_width[BINS], made.ece))
         if panels:
             name = naming.class_part("reliability", question.name)
-            figures.append(
-                reliability_figure(name, naming.title(f"Reliability, {label}"), panels, naming.unit)
-            )
+            title, first = naming.title(f"Reliability, {label}"), not figures
+            figures.append(reliability_figure(name, title, panels, naming.unit, explained=first))
     if "cross-fitted" in fitted:
         words.append(
             "There are no validation cases: each calibration was fitted on four fifths of the patients and judged on "
@@ -106,7 +105,16 @@ def strata_section(model: ModelResult, naming: Naming) -> Section:
         ]  # fmt: skip
         name, label = naming.class_part("strata", question.name), naming.question(question.name)
         title = naming.title(f"{_capital(label)} by group")
-        figures += forest_figures(name, title, ("Sensitivity", "Specificity"), overall, drawn, naming.unit)
+        if any(each.low is not None for row in drawn for each in row.estimates):
+            figures += forest_figures(
+                name,
+                title,
+                ("Sensitivity", "Specificity"),
+                overall,
+                drawn,
+                naming.unit,
+                explained=not figures,
+            )
     anything = [row for row in strata.rows if row.question == ANY]
     apart = [row for row in strata.rows if row.question != ANY and row.flagged]
     tables = [

@@ -8,7 +8,7 @@ from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.readers import AI, NO_AI
 from hipnode.evaluation.record import ANY, Evaluation, ModelResult, Question, Readers, StratumRow
 from hipnode.evaluation.report.document import Cell, Section, Table
-from hipnode.evaluation.report.naming import Naming, group_words
+from hipnode.evaluation.report.naming import CLASS_WORDS, Naming, group_words
 from hipnode.evaluation.report.words import MINUS, article, count, listed, per_hundred, plural
 
 FEW = 10  # cases of a kind; below, nothing is said about it
@@ -72,8 +72,8 @@ def _what(evaluation: Evaluation, model: ModelResult, naming: Naming, with_it: s
     who = f"The model {model.name} was" if several == 1 else f"{several} models were"
     part = "" if judged.name == "all" else f" (the {judged.name} part of the labels)"
     text = (
-        f"{who} held against the reference on {count(judged.units, naming.unit)} of {count(judged.patients, 'patient')}"
-        f"{part}; by the reference {count(judged.positives.get(ANY, 0))} of them "
+        f"{who} held against the reference (the labels, taken as true) on {count(judged.units, naming.unit)} of "
+        f"{count(judged.patients, 'patient')}{part}; by the reference {count(judged.positives.get(ANY, 0))} of them "
         f"{'has' if judged.positives.get(ANY, 0) == 1 else 'have'} {with_it}."
     )
     return text if several == 1 else f"{text} The sentences below are about the first, {model.name}."
@@ -88,7 +88,7 @@ def _found(model: ModelResult, question: Question, naming: Naming, with_it: str)
     text = (
         f"What it finds: of {count(counts.positives, naming.unit)} with {with_it} it marked {count(counts.tp)} and "
         f"missed {count(counts.fn)}. That is {of_hundred(found)}; the range in brackets is what so many cases allow, "
-        "and the truth for such cases may lie anywhere in it."
+        "and the share among other such cases probably lies in it."
     )
     if counts.positives < FEW:
         text += " So few cases can hardly show how good the model is."
@@ -265,7 +265,7 @@ def _tables(evaluation: Evaluation, naming: Naming) -> tuple[Table, ...]:
     tables = []
     if len(naming.facts.classes) > 1:
         title = f"Each type of fracture: {models[0].name}" if len(models) > 1 else "Each type of fracture"
-        rows = [_row(q.name, q) for q in models[0].classes]
+        rows = [_row(CLASS_WORDS.get(q.name, q.name), q) for q in models[0].classes]
         tables.append(Table("summary-classes", title, naming.unit, ("type", *_COLUMNS), tuple(rows), _NOTES))
     if len(models) > 1:
         rows = [_row(m.name, m.any_fracture) for m in models]
