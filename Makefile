@@ -4,10 +4,10 @@ BIN := .venv/bin
 FILMS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint dist types serve up bench clean
+.PHONY: help demo test lint dist types serve up bench evaluation-example clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 .venv/.node: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,17 @@ serve up: .venv/.node  ## run the node with its workers on this machine
 bench: .venv/.dev  ## measure: ingest beside Orthanc and DCMTK, stages, latency, backlog
 	sh tests/install_peers.sh
 	$(BIN)/python -m tests.bench
+
+EXAMPLE := build/evaluation-example
+
+evaluation-example: .venv/.dev  ## make the report of docs/evaluation-example from phantoms (half an hour on two cores)
+	$(BIN)/hipnode phantom --out $(EXAMPLE)/data --count 200 --seed 31 --split validation --dicom
+	$(BIN)/hipnode phantom --out $(EXAMPLE)/data --count 400 --seed 32 --split test --dicom
+	$(BIN)/hipnode evaluate --package hip-damoyolo-t-phantom --data $(EXAMPLE)/data --prevalence 0.1 --stress \
+		--out $(EXAMPLE)/report
+	rm -rf docs/evaluation-example
+	mkdir docs/evaluation-example
+	cp -r $(EXAMPLE)/report/report.md $(EXAMPLE)/report/figures $(EXAMPLE)/report/tables docs/evaluation-example
 
 clean:  ## remove what the other targets made
 	rm -rf .venv demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
