@@ -77,12 +77,15 @@ def test_two_tables_become_a_report_and_again_the_same_bytes(site):
         (("--out", "OUT", "--labels", "x.csv"), "Give --labels and --predictions"),
         (("--out", "OUT", "--data", "x"), "needs the --package"),
         (("--out", "OUT", "--labels", "a", "--predictions", "b", "--stress"), "--stress changes films"),
-        (("--out", "OUT", "--labels", "a", "--predictions", "b", "--compat", "x"), "knows bjj2025"),
+        (("--out", "OUT", "--labels", "a", "--predictions", "b", "--compat", "x"), "bjj2025"),
         (
             ("--out", "OUT", "--labels", "a", "--predictions", "b", "--prevalence", "7"),
             "share between 0 and 1",
         ),
-        (("--out", "OUT", "--labels", "a", "--predictions", "b", "--unit", "knee"), "hip, image, patient"),
+        (
+            ("--out", "OUT", "--labels", "a", "--predictions", "b", "--unit", "knee"),
+            "'hip', 'image', 'patient'",
+        ),
     ],
 )
 def test_wrong_use_is_said_in_a_sentence(tmp_path, words, says):

@@ -190,3 +190,10 @@ def test_shared_resamples_are_those_of_the_plain_bootstrap():
     assert np.allclose(shared.draws(lambda w: w @ table[:, 0]), shared.sums(table)[:, 0])
     order = rng.permutation(20)
     assert np.allclose(shared.draws(lambda w: w @ table[order, 0], order), shared.sums(table)[:, 0])
+
+
+def test_both_intervals_know_the_patients():
+    hits, patients = np.repeat([True] * 45 + [False] * 5, 2), np.repeat(np.arange(50), 2)
+    assert share_by_patient(hits, None, "clopper-pearson") == clopper_pearson(90, 100)
+    seen, half = share_by_patient(hits, patients, "clopper-pearson"), clopper_pearson(45, 50)
+    assert (seen.low, seen.high) == pytest.approx((half.low, half.high), abs=0.002)

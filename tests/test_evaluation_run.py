@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hipnode.evaluation.assemble import Options, evaluate
-from hipnode.evaluation.intervals import wilson
+from hipnode.evaluation.intervals import clopper_pearson, wilson
 from hipnode.evaluation.provenance import command_line, content_sha256, provenance
 from hipnode.evaluation.record import ANY
 from hipnode.evaluation.tables import Label, Prediction, Read, TableBox, Tables, TablesUnusable
@@ -168,6 +168,20 @@ def test_hips_of_one_patient_widen_the_intervals():
     assert "of 4 patients" in two.used.estimates["sensitivity"].method
     assert "of 4 patients" in two.average_precision.method
     assert any("120 images are of 4 patients" in warning for warning in together.warnings)
+
+
+def test_clopper_pearson_on_request_is_in_every_table_of_proportions():
+    tables, _, _ = two_classes()
+    model = run(tables, replace(FEW, interval="clopper-pearson")).models[0]
+    shares = [
+        *model.any_fracture.used.estimates.values(),
+        *(p.estimates["sensitivity"] for p in model.any_fracture.points),
+        *(row.estimates["specificity"] for row in (*model.multi_label.rows, *model.single_label.rows)),
+        model.accuracy,
+        *(row.sensitivity for row in model.strata.rows if row.sensitivity.n),
+    ]
+    assert {estimate.method for estimate in shares} == {"Clopper-Pearson"}
+    assert model.accuracy == clopper_pearson(model.accuracy.events, model.accuracy.n)
 
 
 def test_units_that_were_not_read_count_as_missed_in_the_other_sensitivity():

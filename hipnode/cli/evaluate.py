@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -62,7 +62,8 @@ def _evaluate(
         typer.Option(help="Names with commas. Else those of the p_ columns, else DF,VF,SF,UF."),
     ] = None,
     unit: Annotated[
-        str | None, typer.Option(help="What a row is: hip, image or patient. Else the hip column tells.")
+        Literal["hip", "image", "patient"] | None,
+        typer.Option(help="What a row is: hip, image or patient. Else the hip column tells."),
     ] = None,
     threshold: Annotated[
         list[str] | None,
@@ -80,8 +81,12 @@ def _evaluate(
     washout_days: Annotated[
         float | None, typer.Option(help="Days between a reader's two readings of a case.")
     ] = None,
+    interval: Annotated[
+        Literal["wilson", "clopper-pearson"], typer.Option(help="Of proportions; clopper-pearson is wider.")
+    ] = "wilson",
     compat: Annotated[
-        str | None, typer.Option(help="bjj2025: also the macro average of that paper, beside the right one.")
+        Literal["bjj2025"] | None,
+        typer.Option(help="bjj2025: also the macro average of that paper, beside the right one."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 1,
     resamples: Annotated[int, typer.Option(min=100, max=20_000, help="Bootstrap resamples.")] = 2000,
@@ -104,8 +109,6 @@ def _evaluate(
         raise typer.BadParameter("--data needs the --package that reads it.")
     if stress and data is None:
         raise typer.BadParameter("--stress changes films, so that it needs --package and --data.")
-    if compat not in (None, "bjj2025"):
-        raise typer.BadParameter("--compat knows bjj2025 only.")
     if prevalence is not None and not 0 < prevalence < 1:
         raise typer.BadParameter(f"--prevalence is a share between 0 and 1, not {prevalence:g}.")
     for value in also_at or []:
@@ -116,13 +119,14 @@ def _evaluate(
     from hipnode.evaluation.tables import TablesUnusable
 
     options = Options(
-        unit=_known_unit(unit),
+        unit=unit,
         constants=tuple(dict.fromkeys(also_at or [])),
         prevalence=prevalence,
         seed=seed,
         resamples=resamples,
         peak_radius_px=peak_radius,
         washout_days=washout_days,
+        interval=interval,
     )
     try:
         run = _predicted(data, made, out, device, stress) if data is not None and made is not None else None
@@ -250,14 +254,6 @@ def _stressed(tables: "Tables", path: Path, evaluation: "Evaluation") -> "Sectio
     return stress_section(
         stress_rows(tables, under, standard(), who, facts.judged.name, model.rule), facts.unit
     )
-
-
-def _known_unit(unit: str | None) -> str | None:
-    from hipnode.evaluation.cases import UNITS
-
-    if unit is not None and unit not in UNITS:
-        raise typer.BadParameter(f"--unit is one of {', '.join(UNITS)}.")
-    return unit
 
 
 def _thresholds(texts: Sequence[str], tables: "Tables", package: ModelPackage | None) -> "Wanted":

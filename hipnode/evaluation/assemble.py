@@ -20,7 +20,7 @@ from hipnode.evaluation.cases import ALL, VALIDATION, Cases, check, facts_of, ga
 from hipnode.evaluation.classes import NO_FRACTURE, multi_label, single_label
 from hipnode.evaluation.comparing import compare
 from hipnode.evaluation.counts import class_table, confusion, one_hot
-from hipnode.evaluation.intervals import share_by_patient, strata_when_few
+from hipnode.evaluation.intervals import Method, share_by_patient, strata_when_few
 from hipnode.evaluation.places import localise
 from hipnode.evaluation.provenance import Provenance
 from hipnode.evaluation.questions import Asked, answer
@@ -52,6 +52,7 @@ class Options:
     prevalence: share of fractures in the site's own patients, for predictive values
     peak_radius_px: how near a heat map's peak must be to a reference point
     washout_days: between a reader's two readings of a case
+    interval: of proportions
     """
 
     unit: str | None = None
@@ -62,6 +63,7 @@ class Options:
     resamples: int = DEFAULT_RESAMPLES
     peak_radius_px: float | None = None
     washout_days: float | None = None
+    interval: Method = "wilson"
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +201,13 @@ def _result(
         any_fracture=questions[0],
         classes=tuple(questions[1:]),
         multi_label=class_table(
-            cases.truth, each.called, cases.classes, seed=0, patients=patients, resampled=each.resampled
+            cases.truth,
+            each.called,
+            cases.classes,
+            seed=0,
+            patients=patients,
+            method=options.interval,
+            resampled=each.resampled,
         ),
         single_label=class_table(
             one_hot(truth, outcomes),
@@ -207,11 +215,14 @@ def _result(
             outcomes,
             seed=0,
             patients=None if patients is None else patients[one],
+            method=options.interval,
             resampled=each.resampled.of_units(np.array(one, dtype=np.int64)),
         ),
         outcomes=outcomes,
         confusion=confusion(truth, named, outcomes),
-        accuracy=share_by_patient([a == b for a, b in zip(truth, named, strict=True)], cases.codes[one]),
+        accuracy=share_by_patient(
+            [a == b for a, b in zip(truth, named, strict=True)], cases.codes[one], options.interval
+        ),
         kappa=cohen_kappa(
             truth,
             named,
@@ -221,10 +232,14 @@ def _result(
         ),
         localisation=places,
         strata=stratify(
-            cases.columns, asked if len(cases.classes) > 1 else asked[:1], cases.codes, cases.not_strata
+            cases.columns,
+            asked if len(cases.classes) > 1 else asked[:1],
+            cases.codes,
+            cases.not_strata,
+            options.interval,
         ),
         runtime_ms=_quartiles(timed) if len(timed) else None,
-        unread=_unread(each),
+        unread=_unread(each, options),
     )
 
 
@@ -248,12 +263,12 @@ def _question(each: _Answered, place: int, options: Options, say: Say) -> Questi
         )
     asked = Asked(
         name, truth, score, called, each.cases.codes, each.clustered, validation, each.resampled,
-        options.prevalence, options.seed,
+        options.prevalence, options.seed, options.interval,
     )  # fmt: skip
     return answer(asked, threshold, options.constants)
 
 
-def _unread(each: _Answered) -> Unread:
+def _unread(each: _Answered, options: Options) -> Unread:
     """What was not read, and the sensitivity that counts it as missed."""
     silent = each.cases.unread
     reasons = Counter(unit.reason for unit in silent)
@@ -268,7 +283,7 @@ def _unread(each: _Answered) -> Unread:
             (reason, units, sum(bool(u.classes) for u in silent if u.reason == reason))
             for reason, units in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         ),
-        sensitivity_of_all=share_by_patient([*found, *[False] * positives[ANY]], among),
+        sensitivity_of_all=share_by_patient([*found, *[False] * positives[ANY]], among, options.interval),
     )
 
 
@@ -312,4 +327,5 @@ def _study(each: _Answered, options: Options) -> Study:
         resamples=options.resamples,
         washout_days=options.washout_days,
         prevalence=options.prevalence,
+        interval=options.interval,
     )

@@ -25,7 +25,6 @@ from hipnode.evaluation.tables import (
 
 FOUR_CLASSES = ("DF", "VF", "SF", "UF")
 TEST, VALIDATION, TRAIN, ALL = "test", "validation", "train", "all"
-UNITS = ("hip", "image", "patient")
 AGE_BANDS = ((50, "<50"), (65, "50-64"), (75, "65-74"), (85, "75-84"), (1000, "85+"))
 FIRST_COLUMNS = ("age", "sex", "site", "manufacturer", "implant", "image_quality", "view_ok", "hip", "y_class",
                  "displacement", "difficulty")  # fmt: skip

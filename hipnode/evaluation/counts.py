@@ -138,7 +138,7 @@ def count(reference: ArrayLike, called: ArrayLike) -> Counts:
 
 
 def proportions_by_patient(
-    reference: ArrayLike, called: ArrayLike, patients: ArrayLike | None = None
+    reference: ArrayLike, called: ArrayLike, patients: ArrayLike | None = None, method: Method = "wilson"
 ) -> dict[str, Estimate]:
     """What `Counts.proportions` gives, with intervals that know which units are of one patient."""
     truth, seen = np.asarray(reference, dtype=np.bool_), np.asarray(called, dtype=np.bool_)
@@ -150,7 +150,7 @@ def proportions_by_patient(
         "ppv": (truth, seen),
         "npv": (~truth, ~seen),
     }
-    return {name: share_by_patient(hit[among], owners[among]) for name, (hit, among) in asked.items()}
+    return {name: share_by_patient(hit[among], owners[among], method) for name, (hit, among) in asked.items()}
 
 
 def confusion(reference: Sequence[str], called: Sequence[str], outcomes: Sequence[str]) -> NDArray[np.int64]:
@@ -183,7 +183,7 @@ def class_table(
 ) -> ClassTable:
     """The table of classes with intervals: proportions by `method`, all else by bootstrap of patients.
 
-    Wilson's intervals are wider where a patient has several units: `intervals.share_by_patient`.
+    Proportions are wider where a patient has several units: `intervals.share_by_patient`.
     resampled: resamples of these units to use; None draws them from seed
     reference, called: (n, K) bool, several classes per unit allowed; a single-label table comes from
         `one_hot` over all outcomes, no fracture among them.
@@ -203,10 +203,7 @@ def class_table(
     totals = [Counts(*(int(x) for x in row)) for row in cells.sum(axis=0)]
     rows = []
     for k, (name, counts) in enumerate(zip(names, totals, strict=True)):
-        if method == "wilson":
-            estimates = proportions_by_patient(truth[:, k], seen[:, k], patients)
-        else:
-            estimates = counts.proportions(method)
+        estimates = proportions_by_patient(truth[:, k], seen[:, k], patients, method)
         for metric in ("f1", "balanced_accuracy"):
             estimates[metric] = estimate(partial(_of_class, metric, k), events=counts.positives)
         rows.append(ClassRow(name, counts, estimates))

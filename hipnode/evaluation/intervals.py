@@ -55,12 +55,14 @@ def clopper_pearson(successes: int, n: int) -> Estimate:
     return proportion(successes, n, "clopper-pearson")
 
 
-def share_by_patient(hits: ArrayLike, patients: ArrayLike | None = None) -> Estimate:
-    """The share of (n,) bool that is true: Wilson, made wider where patients have several units that agree.
+def share_by_patient(
+    hits: ArrayLike, patients: ArrayLike | None = None, method: Method = "wilson"
+) -> Estimate:
+    """The share of (n,) bool that is true: `proportion`, made wider where patients have several units that agree.
 
-    n counts units. With one unit a patient it is Wilson's interval of the units. Else n is divided by the
-    design effect of the patients (Rao and Scott, Biometrics 1992;48:577-85; Wilson's interval with it: Dean
-    and Pagano, J Surv Stat Methodol 2015;3:484-503), never below 1. Where all units are alike no effect can
+    n counts units. With one unit a patient it is the interval of the units. Else n is divided by the
+    design effect of the patients (Rao and Scott, Biometrics 1992;48:577-85; both intervals with it:
+    Dean and Pagano, J Surv Stat Methodol 2015;3:484-503), never below 1. Where all units are alike no effect can
     be seen, and the patients count as n.
     """
     values = np.asarray(hits, dtype=np.bool_)
@@ -68,7 +70,7 @@ def share_by_patient(hits: ArrayLike, patients: ArrayLike | None = None) -> Esti
     codes = np.unique(codes_of(patients, n), return_inverse=True)[1]
     m = int(codes.max()) + 1 if n else 0
     if m == n:
-        return proportion(found, n)
+        return proportion(found, n, method)
     if found in (0, n):
         effect = n / m
     elif m == 1:
@@ -77,14 +79,14 @@ def share_by_patient(hits: ArrayLike, patients: ArrayLike | None = None) -> Esti
         value = found / n
         apart = np.bincount(codes, values - value, minlength=m)
         effect = max(1.0, m / (m - 1) * float((apart**2).sum()) / n**2 / (value * (1 - value) / (n - 1)))
-    low, high = proportion_confint(found / effect, n / effect, alpha=0.05, method="wilson")
+    low, high = proportion_confint(found / effect, n / effect, alpha=0.05, method=_STATSMODELS_NAMES[method])
     return Estimate(
         found / n,
         0.0 if found == 0 else float(low),
         1.0 if found == n else float(high),
         n,
         found,
-        f"Wilson, design effect {effect:.2f} of {m} patients",
+        f"{_PRINTED[method]}, design effect {effect:.2f} of {m} patients",
     )
 
 

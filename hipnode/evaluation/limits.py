@@ -162,9 +162,10 @@ def _of_model(model: ModelResult, facts: CaseFacts, validation: Cases | None) ->
                 "thresholds and calibration chosen on it may not hold."
             )
     points = (p for q in (model.any_fracture, *model.classes) for p in q.points)
+    some = "the " if validation is None else "some of the "
     if not same and any(p.chosen_on == "same cases" for p in points):
         said.append(
-            f"{model.name}: the other operating points (Youden, 95 % sensitivity, 90 % specificity) were chosen on "
+            f"{model.name}: {some}other operating points (Youden, 95 % sensitivity, 90 % specificity) were chosen on "
             "the cases they are judged on and are too good; the thresholds in use were not."
         )
     if model.unread.units:

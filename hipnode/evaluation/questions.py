@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from hipnode.evaluation import calibration as calibrating
 from hipnode.evaluation.calibration import Calibrator, Method
 from hipnode.evaluation.counts import count, proportions_by_patient
+from hipnode.evaluation.intervals import Method as Interval
 from hipnode.evaluation.operating import (
     OperatingPoint,
     TwoLevels,
@@ -55,6 +56,7 @@ class Asked:
     resampled: Resamples
     prevalence: float | None
     seed: int
+    interval: Interval = "wilson"
 
 
 def answer(asked: Asked, threshold: Threshold | None, constants: Sequence[float]) -> Question:
@@ -91,7 +93,7 @@ def _point(
     asked: Asked, rule: str, chosen_on: ChosenOn, threshold: float | None, called: NDArray[np.bool_]
 ) -> Point:
     counts = count(asked.truth, called)
-    estimates = proportions_by_patient(asked.truth, called, asked.patients)
+    estimates = proportions_by_patient(asked.truth, called, asked.patients, asked.interval)
     restated = None
     if asked.prevalence is not None:
         restated = predictive_values(OperatingPoint(threshold or 0.0, counts, rule), asked.prevalence)

@@ -15,7 +15,7 @@ from statsmodels.stats import contingency_tables
 
 from hipnode.evaluation.counts import Counts, proportions_by_patient
 from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.intervals import share_by_patient, strata_when_few
+from hipnode.evaluation.intervals import Method, share_by_patient, strata_when_few
 from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap_weights, codes_of, percentile_interval
 
 NO_AI, AI = "no_ai", "ai"
@@ -49,7 +49,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class ReaderResult:
-    """One reader in one condition: the 2 x 2 table and its proportions by name (Wilson, by patient)."""
+    """One reader in one condition: the 2 x 2 table and its proportions by name (by patient)."""
 
     reader: str
     condition: str
@@ -152,8 +152,8 @@ def panel(
     return Panel(tuple(readers), tuple(cases), answers, reference, codes_of(names, len(cases)))
 
 
-def per_reader(reads: Panel) -> tuple[ReaderResult, ...]:
-    """Each reader's table in each condition in which the reader read anything."""
+def per_reader(reads: Panel, method: Method = "wilson") -> tuple[ReaderResult, ...]:
+    """Each reader's table in each condition in which the reader read anything. method: of the intervals"""
     rows = []
     for c, condition in enumerate(CONDITIONS):
         for reader, answers in zip(reads.readers, reads.answers[c], strict=True):
@@ -164,7 +164,9 @@ def per_reader(reads: Panel) -> tuple[ReaderResult, ...]:
                 for answer, there in ((1, True), (0, True), (1, False), (0, False))
             )
             there = answers != UNREAD
-            estimates = proportions_by_patient(reads.truth[there], answers[there] == 1, reads.patients[there])
+            estimates = proportions_by_patient(
+                reads.truth[there], answers[there] == 1, reads.patients[there], method
+            )
             rows.append(ReaderResult(reader, condition, Counts(tp, fn, fp, tn), estimates))
     return tuple(rows)
 

@@ -12,6 +12,7 @@ from hipnode.evaluation.agreement import answer_counts, cohen_kappa, fleiss_kapp
 from hipnode.evaluation.cases import Cases
 from hipnode.evaluation.classes import NO_FRACTURE
 from hipnode.evaluation.counts import ClassTable, class_table, one_hot
+from hipnode.evaluation.intervals import Method
 from hipnode.evaluation.reader_design import Read as DesignRead
 from hipnode.evaluation.reader_design import design_checks, imrmc_table, imrmc_text, mrmcaov_table
 from hipnode.evaluation.readers import (
@@ -52,6 +53,7 @@ class Study:
     resamples: int
     washout_days: float | None
     prevalence: float | None
+    interval: Method = "wilson"
 
 
 def study_readers(reads: Sequence[Read], study: Study) -> Readers | None:
@@ -171,7 +173,7 @@ def _question(
         differences.append(ReaderDifference(None, metric, together, None))
     changes = changed_decisions(all_reads, [bool(ai[place[c]]) for c in seen]) if differences else ()
     spreads = tuple(spread(all_reads, metric, condition) for metric in METRICS for condition in used)
-    return ReaderQuestion(name, per_reader(all_reads), spreads, tuple(differences), changes)
+    return ReaderQuestion(name, per_reader(all_reads, study.interval), spreads, tuple(differences), changes)
 
 
 def _tables(
@@ -192,6 +194,7 @@ def _tables(
             seed=study.seed,
             patients=study.cases.patients[units],
             resamples=study.resamples,
+            method=study.interval,
         )
     return made
 

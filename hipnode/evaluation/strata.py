@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from hipnode.evaluation.classes import NO_FRACTURE
 from hipnode.evaluation.counts import count, proportions_by_patient
 from hipnode.evaluation.estimates import Estimate
+from hipnode.evaluation.intervals import Method
 from hipnode.evaluation.record import Strata, StratumRow
 
 NOT_STATED = "not stated"
@@ -19,6 +20,7 @@ def stratify(
     asked: Sequence[_Asked],
     patients: NDArray[np.int64],
     says: Sequence[str] = (),
+    method: Method = "wilson",
 ) -> Strata:
     """Sensitivity and specificity of each question in each value of each column.
 
@@ -31,7 +33,7 @@ def stratify(
         for value in _in_order(set(given.tolist())):
             here = given == value
             for question, truth, called in asked if column != "y_class" else asked[:1]:
-                row = _row(column, value, question, here, truth, called, patients)
+                row = _row(column, value, question, here, truth, called, patients, method)
                 intervals += (row.sensitivity.low is not None) + (row.specificity.low is not None)
                 rows.append(row)
     return Strata(tuple(rows), intervals, tuple(says))
@@ -45,9 +47,10 @@ def _row(
     truth: NDArray[np.bool_],
     called: NDArray[np.bool_],
     patients: NDArray[np.int64],
+    method: Method,
 ) -> StratumRow:
     counts, whole = count(truth[here], called[here]), count(truth, called)
-    estimates = proportions_by_patient(truth[here], called[here], patients[here])
+    estimates = proportions_by_patient(truth[here], called[here], patients[here], method)
     overall = {name: whole.value(name) for name in ("sensitivity", "specificity")}
     return StratumRow(
         column, value, question, counts.n, counts.positives, counts,
