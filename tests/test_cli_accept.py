@@ -94,7 +94,7 @@ def test_a_pass_is_kept_beside_the_package_and_printed_verdict_first(hospital):
     done = hospital.accept()
     assert done.exit_code == 0, done.output
     assert done.output.startswith("PASS\n")
-    assert "Found 0.900 (95 % interval 0.769 to 0.960), n 40." in done.output
+    assert "Found 36 of 40, 0.900 (95 % interval 0.769 to 0.960)." in done.output
     (row,) = hospital.rows()
     assert (row.outcome, row.package_id, row.frozen_by) == (AcceptanceOutcome.PASS, "hip-test", "A. Meyer")
     assert row.intact

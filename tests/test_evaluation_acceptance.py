@@ -70,8 +70,8 @@ def test_a_package_passes_when_every_lower_limit_is_above_its_bound():
     assert found.judgements[0].estimate == wilson(95, 100)
     assert (found.judgements[0].positives, found.judgements[0].negatives) == (100, 200)
     assert found.judgements[0].says == (
-        "sensitivity for any fracture: lower 95 % limit above 0.85: holds. Found 0.950 (95 % interval 0.888 to "
-        "0.978), n 100."
+        "sensitivity for any fracture: lower 95 % limit above 0.85: holds. Found 95 of 100, 0.950 (95 % "
+        "interval 0.888 to 0.978)."
     )
 
 
@@ -187,7 +187,7 @@ def test_a_stratum_that_is_worse_is_flagged_and_fails_only_where_the_protocol_sa
     assert found.outcome is AcceptanceOutcome.PASS
     failing = judge(fail, given, {"sex": sex, "bone": bad})
     assert failing.outcome is AcceptanceOutcome.FAIL
-    assert failing.reasons[0].startswith("bone old: sensitivity 0.333")
+    assert failing.reasons[0].startswith("bone old: sensitivity 10 of 30, 0.333")
     larger = protocol(
         ("bound = 0.80", 'bound = 0.80\n[strata]\nfewest = 31\nflagged = "fail"\ncolumns = ["sex", "bone"]')
     )
@@ -215,7 +215,7 @@ def test_films_that_must_be_refused_are_judged_by_the_share_that_was():
     assert judge_refusal(stress, 1, wilson(50, 50)).verdict is Verdict.HOLDS
     missed = judge_refusal(stress, 1, wilson(49, 50))
     assert missed.verdict is Verdict.DOES_NOT_HOLD
-    assert missed.says.startswith("wrong body part 1: 0.980")
+    assert missed.says.startswith("wrong body part 1: 49 of 50, 0.980")
     assert judge(protocol(), answers(95, 5, 10, 190), {}, [missed]).outcome is AcceptanceOutcome.FAIL
     none = judge_refusal(stress, 1, wilson(0, 0))
     assert judge(protocol(), answers(95, 5, 10, 190), {}, [none]).outcome is AcceptanceOutcome.NOT_ENOUGH

@@ -141,7 +141,7 @@ class StressJudgement:
         if self.difference is None:
             return f"{what}: {shown(self.changed)} refused; needed is {self.stress.refused:g}."
         drop = self.stress.largest_drop or 0.0
-        return f"{what}: {self.metric} changes by {shown(self.difference)}; allowed is a drop of {drop:g}."
+        return f"{what}: {self.metric} changes by {shown(self.difference, share=False)}; allowed is a drop of {drop:g}."
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,13 @@ def judge_hypothesis(protocol: Protocol, one: Hypothesis, answers: Answers) -> J
         says = f"{one.says}: not enough cases; {why}."
         return Judgement(one, estimate, positives, negatives, Verdict.TOO_FEW, says)
     verdict = held(estimate, one.bound, one.by, below=one.below)
+    edge = estimate.high if one.below else estimate.low
     words = {
         Verdict.HOLDS: "holds",
-        Verdict.NOT_SHOWN: "not shown; the value is on the right side of the bound, the interval is not",
+        Verdict.NOT_SHOWN: f"not shown; so many cases leave it possible that it is {edge or 0.0:.3f}",
         Verdict.DOES_NOT_HOLD: "does not hold",
     }[verdict]
-    says = f"{one.says}: {words}. Found {shown(estimate)}."
+    says = f"{one.says}: {words}. Found {shown(estimate, share=one.metric != 'auc')}."
     return Judgement(one, estimate, positives, negatives, verdict, says)
 
 
@@ -341,12 +342,15 @@ def case_key(image_uid: str | None, file: str | None, hip: str | None, case_id: 
     return hashlib.sha256(what.encode()).hexdigest()
 
 
-def shown(estimate: Estimate) -> str:
-    """An estimate in words: value, interval and the counts behind it."""
+def shown(estimate: Estimate, *, share: bool = True) -> str:
+    """An estimate in words: value and interval, and of a share the counts before them."""
     if estimate.value is None:
         return f"no value ({estimate.method})"
     interval = "" if estimate.low is None else f" (95 % interval {estimate.low:.3f} to {estimate.high:.3f})"
-    return f"{estimate.value:.3f}{interval}, n {estimate.n}"
+    number = f"{estimate.value:.3f}{interval}"
+    if share and estimate.events is not None:
+        return f"{estimate.events} of {estimate.n}, {number}"
+    return f"{number}, n {estimate.n}"
 
 
 def _good(metric: str, answers: Answers) -> NDArray[np.bool_]:

@@ -66,13 +66,13 @@ def acceptance_document(
     if answers is not None:
         files = ((REVIEW, review(answers, labels)),)
     if evaluation is not None:
-        warnings += [w for w in evaluation.warnings if w not in warnings]
         sections += [
             Section(
                 "The evaluation in full",
                 (
                     "What follows is the evaluation of the same answers. It is about the units that were read and "
                     "decides nothing: the verdict is on the first page.",
+                    *evaluation.warnings,
                     *evaluation.summary.paragraphs,
                 ),
                 evaluation.summary.parts,
@@ -196,7 +196,7 @@ def _decided(protocol: Protocol, thresholds: Sequence[ThresholdUsed]) -> Section
     rows: list[tuple[Cell, ...]] = [
         ("protocol", protocol.name),
         ("dated", protocol.date.isoformat()),
-        ("written by", listed([w for w in (protocol.written_by, protocol.role) if w]) or None),
+        ("written by", ", ".join(w for w in (protocol.written_by, protocol.role) if w) or None),
         ("package", protocol.package),
         ("minimum", f"{protocol.minimum.positives} patients with, {protocol.minimum.negatives} without"),
         ("thresholds from", protocol.thresholds.source),
