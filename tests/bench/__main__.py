@@ -6,7 +6,7 @@ import sys
 import typer
 
 from hipnode import logs
-from tests.bench import backlog, coverage, idle, ingest, latency
+from tests.bench import backlog, coverage, evaluation, idle, ingest, latency
 
 BENCHES = {
     "ingest": ingest.main,
@@ -14,6 +14,7 @@ BENCHES = {
     "backlog": backlog.main,
     "idle": idle.main,
     "coverage": coverage.main,
+    "evaluation": evaluation.main,
 }
 
 

@@ -309,7 +309,7 @@ def _one_forest(
     y = 0.0
     ticks: list[tuple[float, str]] = []
     group = None
-    lowest = 1.0 if overall.low is None else overall.low
+    lowest = min(v for v in (1.0, overall.value, overall.low) if v is not None)
     for row, (estimate, flagged) in zip(rows, values, strict=True):
         if row.group != group:
             group = row.group
@@ -317,6 +317,7 @@ def _one_forest(
             y -= 1
         ticks.append((y, word(row.value)))
         if estimate.value is not None:
+            lowest = min(lowest, estimate.value)
             if estimate.low is not None and estimate.high is not None:
                 axes.plot([estimate.low, estimate.high], [y, y], color=BLUE, linewidth=1)
                 lowest = min(lowest, estimate.low)

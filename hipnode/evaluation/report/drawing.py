@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 TYPEFACE = "Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 INK, GREY, PALE = "#1a1a1a", "#666666", "#d9d9d9"
-LONGEST_WORD = 40
+LONGEST_WORD = 28
 FINEST = 0.003  # of an axis; points of a curve nearer than this are one in print
 MM = 1 / 25.4
 
