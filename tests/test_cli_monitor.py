@@ -2,118 +2,22 @@
 
 import csv
 import json
-import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import insert
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import ledger
-from hipnode.status import AnalysisStatus, Outcome, ReasonCode
-from hipnode.tables import Analysis, AnalysisImage, Finding, Instance, Role, Study
+from hipnode.tables import Finding
 from tests.test_cli import ended, ledger_site, run, site
+from tests.watched_ledger import fill
 
 __all__ = ["ledger_site", "site"]
 
 STUDIES = 1400
 DAYS = 140
-
-
-def rows(now: datetime) -> dict[type, list[dict[str, Any]]]:
-    """Ten studies a day: every fifth with DF, every tenth refused; scores of all; the last four weeks differ."""
-    generator = random.Random(3)
-    made: dict[type, list[dict[str, Any]]] = {
-        t: [] for t in (Study, Instance, Analysis, AnalysisImage, Finding)
-    }
-    for i in range(1, STUDIES + 1):
-        at = now - timedelta(days=DAYS * (1 - i / STUDIES))
-        late = i > STUDIES - 280
-        refused = generator.random() < 0.1
-        fired = not refused and generator.random() < (0.6 if late else 0.2)
-        outcome = None if refused else Outcome.FINDINGS if fired else Outcome.NONE
-        made[Study].append(
-            {
-                "id": i,
-                "study_instance_uid": f"1.2.{i}",
-                "accession_number": f"A{i}",
-                "patient_id": "P",
-                "received_at": at,
-                "updated_at": at,
-            }
-        )
-        made[Instance].append(
-            {
-                "id": i,
-                "study_id": i,
-                "sop_instance_uid": f"1.3.{i}",
-                "revision": 1,
-                "series_instance_uid": "1",
-                "sop_class_uid": "1",
-                "transfer_syntax_uid": "1",
-                "sha256": "0",
-                "size_bytes": 1,
-                "relative_path": "r",
-                "role": Role.SOURCE,
-                "reason_code": None,
-                "calling_ae_title": "PACS",
-                "peer_address": "10.0.0.1",
-                "received_at": at,
-            }
-        )
-        made[Analysis].append(
-            {
-                "id": i,
-                "study_id": i,
-                "number": 1,
-                "package_id": None if refused else "hip",
-                "package_sha256": None if refused else "f" * 64,
-                "shadow": False,
-                "status": AnalysisStatus.NOT_APPLICABLE if refused else AnalysisStatus.COMPLETED,
-                "outcome": outcome,
-                "reason_code": ReasonCode.IMPLANT if refused else None,
-                "reason": None,
-                "receiving_since": at,
-                "last_instance_at": at,
-                "queued_at": at,
-                "analysed_at": at,
-                "ended_at": at + timedelta(seconds=20),
-                "asked_by": None,
-                "created_at": at,
-                "updated_at": at,
-            }
-        )
-        scores = None if refused else {"DF": 0.9 if fired else round(generator.random() / 3, 4)}
-        made[AnalysisImage].append(
-            {
-                "id": i,
-                "analysis_id": i,
-                "instance_id": i,
-                "decision": "analyse",
-                "rule": "r",
-                "flags": [],
-                "outcome": outcome,
-                "reason_code": None,
-                "reason": None,
-                "scores": scores,
-            }
-        )
-        if fired:
-            made[Finding].append(
-                {
-                    "analysis_image_id": i,
-                    "class_name": "DF",
-                    "score": 0.9,
-                    "column_min": 0,
-                    "row_min": 0,
-                    "column_max": 1,
-                    "row_max": 1,
-                }
-            )
-    return made
 
 
 @pytest.fixture
@@ -126,9 +30,7 @@ def sessions(ledger_site: Path) -> Iterator[sessionmaker[Session]]:
 @pytest.fixture
 def watched_site(sessions: sessionmaker[Session], ledger_site: Path) -> Path:
     """A site of 140 days whose package fires three times as often in the last four weeks."""
-    with ledger.transaction(sessions) as session:
-        for table, some in rows(datetime.now(UTC)).items():
-            session.execute(insert(table), some)
+    fill(sessions, STUDIES, DAYS, datetime.now(UTC), changed=280)
     return ledger_site
 
 
