@@ -219,6 +219,8 @@ def test_shared_resamples_give_the_errors_that_the_single_functions_give():
     patients = rng.integers(0, 40, 120)
     shared = Resamples.draw(patients, 120, seed=3, resamples=100)
     alone = [f(y, p, patients, seed=3, resamples=100) for f in (ece, brier, log_loss)]
-    for one, other in zip(errors(y, p, shared), alone, strict=True):
+    both = errors(y, [1 - p, p], shared)
+    assert both[0][1].value == pytest.approx(brier(y, 1 - p, resamples=5).value)
+    for one, other in zip(both[1], alone, strict=True):
         assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
         assert (one.n, one.events, one.method) == (other.n, other.events, other.method)

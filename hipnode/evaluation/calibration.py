@@ -5,7 +5,7 @@ on validation cases, kept as a record (JSON) beside the model, and judged on oth
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -219,34 +219,43 @@ def log_loss(
 
 
 def errors(
-    y: ArrayLike, p: ArrayLike, resampled: Resamples, bins: int = 15
-) -> tuple[Estimate, Estimate, Estimate]:
-    """ECE (bins of equal width), Brier score and log loss, with intervals from resamples that are shared."""
-    labels, scores = _probabilities(y, p)
-    n, positives = len(labels), int(labels.sum())
+    y: ArrayLike, all_p: Sequence[ArrayLike], resampled: Resamples, bins: int = 15
+) -> list[tuple[Estimate, Estimate, Estimate]]:
+    """ECE (bins of equal width), Brier score and log loss of several scores of the same units.
+
+    Intervals come from resamples that are shared; one pass over them serves all scores.
+    """
+    tables = []
+    for p in all_p:
+        labels, scores = _probabilities(y, p)
+        gaps = np.zeros((len(labels), bins))
+        gaps[np.arange(len(labels)), _bin_of(scores, _edges(scores, bins, "width"))] = labels - scores
+        loss = -log_expit(np.where(labels, 1, -1) * _logit(scores))
+        tables.append(np.column_stack([gaps, (scores - labels) ** 2, loss]))
+    n, positives = len(resampled.codes), int(np.asarray(y).sum())
     if not n:
         nothing = undefined(0, 0, NO_CASES)
-        return nothing, nothing, nothing
-    gaps = np.zeros((n, bins))
-    gaps[np.arange(n), _bin_of(scores, _edges(scores, bins, "width"))] = labels - scores
-    loss = -log_expit(np.where(labels, 1, -1) * _logit(scores))
-    table = np.column_stack([gaps, (scores - labels) ** 2, loss, np.ones(n)])
-    draws = resampled.sums(table)
-    whole = table.sum(axis=0)
+        return [(nothing, nothing, nothing)] * len(tables)
+    draws = resampled.sums(np.column_stack([*tables, np.ones(n)]))
+    draws = draws[:, :-1] / draws[:, -1:]
 
-    def estimate(words: str, above: NDArray[np.float64], drawn: NDArray[np.float64]) -> Estimate:
-        low, high, method = percentile_interval(drawn / draws[:, -1], f"{resampled.patients} patients")
-        return Estimate(float(above / n), low, high, n, positives, words + method)
+    def estimate(words: str, value: float, drawn: NDArray[np.float64]) -> Estimate:
+        low, high, method = percentile_interval(drawn, f"{resampled.patients} patients")
+        return Estimate(value, low, high, n, positives, words + method)
 
-    return (
-        estimate(
-            f"{bins} bins of equal width, ",
-            np.abs(whole[:bins]).sum(),
-            np.abs(draws[:, :bins]).sum(axis=1),
-        ),
-        estimate("", whole[bins], draws[:, bins]),
-        estimate("", whole[bins + 1], draws[:, bins + 1]),
-    )
+    made = []
+    for place, table in enumerate(tables):
+        mean = table.mean(axis=0)
+        here = draws[:, place * (bins + 2) : (place + 1) * (bins + 2)]
+        ece_drawn = np.abs(here[:, :bins]).sum(axis=1)
+        made.append(
+            (
+                estimate(f"{bins} bins of equal width, ", float(np.abs(mean[:bins]).sum()), ece_drawn),
+                estimate("", float(mean[bins]), here[:, bins]),
+                estimate("", float(mean[bins + 1]), here[:, bins + 1]),
+            )
+        )
+    return made
 
 
 def calibration_line(y: ArrayLike, p: ArrayLike) -> CalibrationLine:

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -64,9 +64,8 @@ def content_sha256(records: Sequence[object]) -> str:
     """SHA-256 of the records of a table, the same in any order of rows and in any of the three formats."""
     lines = []
     for record in records:
-        values = asdict(record)  # type: ignore[call-overload]
-        values.pop("row")  # where it stood in its file is not what it says
-        lines.append(json.dumps(values, sort_keys=True, ensure_ascii=True, separators=(",", ":")))
+        values = {name: value for name, value in vars(record).items() if name != "row"}  # nor where it stood
+        lines.append(json.dumps(values, sort_keys=True, separators=(",", ":"), default=vars))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

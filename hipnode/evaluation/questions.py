@@ -117,18 +117,27 @@ def _levels(asked: Asked) -> tuple[TwoLevels | None, ChosenOn | None, str]:
 
 
 def _calibrations(asked: Asked) -> tuple[Calibration, ...]:
-    truth, score = asked.truth, asked.score
-    made = [_judged("as given", None, "", None, truth, score, asked.resampled)]
+    """The scores as given, and after each method; what could not be fitted says why."""
     fitted_on, apply = ("validation", _on_validation) if asked.validation else (CROSS_FITTED, _cross_fitted)
+    scores: dict[str, tuple[NDArray[np.float64], Calibrator | None]] = {"as given": (asked.score, None)}
+    failed: dict[str, str] = {}
     for method in METHODS:
         try:
-            calibrated, calibrator = apply(asked, method)
+            scores[method] = apply(asked, method)
         except (ValueError, SplitRefused) as error:
-            says = f"It could not be fitted: {error}."
-            made.append(Calibration(method, fitted_on, says, None, None, None, None, None, None, {}, {}))
-            continue
-        made.append(_judged(method, fitted_on, "", calibrator, truth, calibrated, asked.resampled))
-    return tuple(made)
+            failed[method] = f"It could not be fitted: {error}."
+    all_errors = calibrating.errors(asked.truth, [p for p, _ in scores.values()], asked.resampled)
+    made = {}
+    for (name, (p, calibrator)), (ece, brier, log_loss) in zip(scores.items(), all_errors, strict=True):
+        made[name] = Calibration(
+            name, None if name == "as given" else fitted_on, "", calibrator, ece,
+            calibrating.mce(asked.truth, p), brier, log_loss, calibrating.calibration_line(asked.truth, p),
+            {bins: calibrating.reliability(asked.truth, p, bins, "width") for bins in (10, 15)},
+            {bins: calibrating.reliability(asked.truth, p, bins, "count") for bins in (10, 15)},
+        )  # fmt: skip
+    for name, says in failed.items():
+        made[name] = Calibration(name, fitted_on, says, None, None, None, None, None, None, {}, {})
+    return tuple(made[name] for name in ("as given", *METHODS))
 
 
 def _on_validation(asked: Asked, method: Method) -> tuple[NDArray[np.float64], Calibrator | None]:
@@ -147,21 +156,3 @@ def _cross_fitted(asked: Asked, method: Method) -> tuple[NDArray[np.float64], Ca
         here = fold == i
         calibrated[here] = calibrating.fit(method, asked.truth[~here], asked.score[~here])(asked.score[here])
     return calibrated, None
-
-
-def _judged(
-    name: str,
-    fitted_on: str | None,
-    says: str,
-    calibrator: Calibrator | None,
-    truth: NDArray[np.bool_],
-    p: NDArray[np.float64],
-    resampled: Resamples,
-) -> Calibration:
-    ece, brier, log_loss = calibrating.errors(truth, p, resampled)
-    return Calibration(
-        name, fitted_on, says, calibrator, ece, calibrating.mce(truth, p), brier, log_loss,
-        calibrating.calibration_line(truth, p),
-        {bins: calibrating.reliability(truth, p, bins, "width") for bins in (10, 15)},
-        {bins: calibrating.reliability(truth, p, bins, "count") for bins in (10, 15)},
-    )  # fmt: skip
