@@ -7,10 +7,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import ledger
-from hipnode.tables import Finding
+from hipnode.children import Children
+from hipnode.tables import AnalysisImage, Finding
+from tests.factories import make_radiograph
+from tests.pipeline import node as pipeline
 from tests.test_cli import ended, ledger_site, run, site
 from tests.watched_ledger import fill
 
@@ -141,3 +145,17 @@ def test_a_wrong_file_keeps_nothing_and_lists_every_problem(
     assert (code, "none of its 1 rows names a study" in said) == (1, True)
     code, said = ended(monkeypatch, capsys, "monitor", "import-reports", "nowhere.csv")
     assert (code, said.strip()) == (1, "nowhere.csv: does not exist")
+
+
+def test_what_a_worker_saw_below_the_threshold_is_watched(site: Path) -> None:
+    with Children(1, 30, 2 * 2**30, 64 * 10**6) as children, pipeline(site, children) as made:
+        made.detector.score = 0.31237
+        made.put(make_radiograph())
+        assert made.analyse.run()
+        with ledger.reading(made.rooms.sessions) as session:
+            assert list(session.scalars(select(AnalysisImage.scores))) == [{"DF": 0.3124}]
+        told = json.loads(run("monitor", "--json").stdout)
+    (package,) = told["packages"]
+    assert (package["package"]["package_id"], package["read"], package["scored"]) == ("hip-test", 1, 1)
+    assert [score["name"] for score in package["scores"]] == ["DF"]
+    assert package["rates"][0]["chart"]["points"][-1]["positives"] == 0
