@@ -168,6 +168,16 @@ def test_the_page_numbers_tables_and_figures_and_lists_them() -> None:
     assert "Unit: hip" in page
 
 
+def test_a_table_too_wide_for_the_page_goes_on_below_with_its_first_column() -> None:
+    columns = ("class", *(f"R{i}" for i in range(24)))
+    wide = Table("wide", "Wide", "hip", columns, (("DF", *[wilson(45, 50)] * 24),))
+    page = as_html(replace(make_document(), sections=(Section("s", (), (wide,)),)), {})
+    assert page.count("</b>, continued") == 2
+    assert page.count('<th scope="row">DF</th>') == 3
+    assert all(page.count(f">R{i}</th>") == 1 for i in range(24))
+    assert "continued" not in as_html(make_document(), {})
+
+
 def test_the_glossary_explains_the_words_that_are_used_and_no_others() -> None:
     terms = dict(terms_of(make_document()))
     assert {"Sensitivity", "F1", "Wilson", "Bootstrap", "TP, FN, FP, TN"} <= terms.keys()

@@ -31,7 +31,7 @@ from hipnode.evaluation.report.curves import (
     score_figure,
 )
 from hipnode.evaluation.report.document import Figure
-from hipnode.evaluation.report.drawing import thinned, word
+from hipnode.evaluation.report.drawing import LONGEST_WORD, thinned, word
 from hipnode.evaluation.report.html import checked_svg
 from hipnode.evaluation.roc import auc, roc_curve
 
@@ -178,7 +178,7 @@ def test_a_thinned_curve_keeps_its_ends_and_its_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "drawn"), [("", ""), ("_x", " _x"), ("a\nb", "a b"), ("z" * 60, "z" * 27 + "…")]
+    ("text", "drawn"), [("", ""), ("_x", " _x"), ("a\nb", "a b"), ("z" * 60, "z" * (LONGEST_WORD - 1) + "…")]
 )
 def test_a_word_in_a_figure_is_one_short_line(text: str, drawn: str) -> None:
     assert word(text) == drawn

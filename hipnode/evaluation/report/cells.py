@@ -9,6 +9,7 @@ from hipnode.evaluation.report.document import Cell, Table
 from hipnode.evaluation.report.words import NONE, count, interval, listed, number, support
 
 FEW = "†"
+MOST_NAMED = 8  # columns that a note lists by name
 _NUMBER = re.compile(r"\d+(?:[,.]\d+)*")
 
 
@@ -57,7 +58,7 @@ def notes(table: Table) -> tuple[str, ...]:
     said = []
     if methods:
         merged = _merged(methods)
-        ways = [way if len(merged) == 1 else f"{way} ({listed(columns)})" for way, columns in merged]
+        ways = [way if len(merged) == 1 else f"{way} ({_where(columns)})" for way, columns in merged]
         said.append(f"With each value its 95 % interval and events/n. Intervals: {'; '.join(ways)}.")
     if few:
         said.append(f"{FEW} fewer than 10 events: one case more or less changes this value much.")
@@ -77,6 +78,10 @@ def _merged(methods: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
         numbers = iter(zip(*(_NUMBER.findall(method) for method in group), strict=True))
         made.append((_NUMBER.sub(lambda _, n=numbers: _range(next(n)), group[0]), columns))  # type: ignore[misc]
     return made
+
+
+def _where(columns: list[str]) -> str:
+    return listed(columns) if len(columns) <= MOST_NAMED else f"{len(columns)} columns"
 
 
 def _range(numbers: tuple[str, ...]) -> str:

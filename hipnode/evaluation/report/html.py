@@ -12,6 +12,7 @@ from hipnode.evaluation.report.cells import notes, shown
 from hipnode.evaluation.report.document import Document, Figure, Table
 from hipnode.evaluation.report.glossary import terms_of
 
+PAGE_MM = 192  # of columns as `_width` has them; the browser can press them together a little
 FEW_ESTIMATES = 3  # columns of them that leave room for one line per row
 SHORT_ROWS = 14  # a table that short stays on one page
 LONGEST_LEAD = 32
@@ -40,6 +41,7 @@ def as_html(document: Document, files: Mapping[str, str]) -> str:
         numbers=numbers,
         anchors={p.name: f"part-{i}" for i, p in enumerate(printed, start=1)},
         looks={t.name: _looks(t) for t in printed if isinstance(t, Table)},
+        blocks=_blocks,
         lead=_lead,
         terms=terms_of(document),
         shown=shown,
@@ -60,6 +62,28 @@ def _looks(table: Table) -> tuple[str, list[str]]:
     looks += ["few"] if columns.count("est") <= FEW_ESTIMATES else []
     looks += ["short"] if len(table.rows) <= SHORT_ROWS else []
     return " ".join(looks), columns
+
+
+def _blocks(table: Table) -> list[list[int]]:
+    """The columns that stand side by side on A4; the rest follow below, each time behind the first column."""
+    widths = [_width(table, i) for i in range(len(table.columns))]
+    blocks = [[0]]
+    for i in range(1, len(widths)):
+        taken = sum(widths[k] for k in blocks[-1])
+        if taken + widths[i] > PAGE_MM and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return blocks
+
+
+def _width(table: Table, column: int) -> float:
+    """About how many mm a column needs in the smaller type."""
+    made = [shown(row[column]) for row in table.rows]
+    if any(cell.interval for cell in made):
+        return 16.0
+    longest = max((len(cell.text) for cell in made), default=0)
+    words = max(len(word) for word in table.columns[column].split() or [""])
+    return min(max(1.3 * max(longest, words) + 2, 7), 34)
 
 
 def _lead(paragraph: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from hipnode.evaluation.report.document import Cell, Figure, Section, Table
 from hipnode.evaluation.report.naming import CALIBRATION_WORDS, Naming, group_words
 from hipnode.evaluation.report.words import count, listed
 
-BINS = 10  # of the printed figures; both numbers of bins and both spacings are in the CSV
+BINS = 15  # of the printed figures, as for ECE; both numbers of bins and both spacings are in the CSV
 
 
 def place_section(model: ModelResult, naming: Naming) -> Section:

@@ -6,13 +6,14 @@ from dataclasses import replace
 from io import StringIO
 
 from hipnode.evaluation.reader_design import RTable
-from hipnode.evaluation.record import ANY, Comparison, Evaluation, ReaderQuestion, Readers
+from hipnode.evaluation.record import ANY, Comparison, Evaluation, Kappa, ReaderQuestion, Readers
 from hipnode.evaluation.report.charts import readers_figure
 from hipnode.evaluation.report.curves import Mark
 from hipnode.evaluation.report.document import Cell, Figure, Section, Table
 from hipnode.evaluation.report.naming import CONDITION_WORDS, COUNT_COLUMNS, Naming
 from hipnode.evaluation.report.words import NONE, count, p_value
 
+MOST_READERS = 8  # beyond, the kappas of all their pairs are a file and not a table
 KAPPA_WORDS = {
     "reader-reader": "two readers",
     "reader-reference": "reader and reference",
@@ -32,27 +33,33 @@ def reader_section(evaluation: Evaluation, readers: Readers, naming: Naming) -> 
     parts: list[Table | Figure] = []
     classes = [q for q in readers.questions if q.name != ANY]
     behind: tuple[Table, ...] = ()
+    many = len(readers.readers) > MOST_READERS
+    if many:
+        behind = (_kappa_table(readers, "readers-kappa-all", readers.kappas),)
     if classes:
         results = _result_table("readers-results-classes", classes, naming)
-        behind = (results, _change_table("readers-changes-classes", classes, naming))
-    model = next((m for m in evaluation.models if m.name == readers.ai_model), None)
-    for question in readers.questions:
-        if question.name == ANY and any(r.counts.positives and r.counts.negatives for r in question.results):
-            curve = model.any_fracture.curve if model is not None else None
-            used = model.any_fracture.used.estimates if model is not None else {}
-            mark = (
-                Mark("Model, threshold in use", used["sensitivity"].value, used["specificity"].value)
-                if used
-                else None
-            )
-            title = f"Readers, {naming.question(ANY)}"
-            drawn = readers_figure("readers", title, question.results, naming.unit, curve, mark)
-            parts.append(replace(drawn, counts=(*drawn.counts, *behind)))
-    first = readers.questions[:1]
+        behind += (results, _change_table("readers-changes-classes", classes, naming))
+    asked, model = (
+        readers.questions[0],
+        next((m for m in evaluation.models if m.name == readers.ai_model), None),
+    )
+    curve, mark = None, None
+    if model is not None:
+        used = model.any_fracture.used.estimates
+        curve = model.any_fracture.curve
+        mark = Mark("Model, threshold in use", used["sensitivity"].value, used["specificity"].value)
+    title = f"Readers, {naming.question(asked.name)}"
+    drawn = readers_figure("readers", title, asked.results, naming.unit, curve, mark)
+    parts.append(replace(drawn, counts=(*drawn.counts, *behind)))
+    kappas = [k for k in readers.kappas if not many or k.kind != "reader-reader"]
+    if many:
+        words.append(
+            "The kappas of all pairs of readers are a file beside this report: readers-kappa-all.csv."
+        )
     parts += [
-        _result_table("readers-results", first, naming), _difference_table(readers, naming),
-        _change_table("readers-changes", first, naming), _kappa_table(readers), *_time_tables(readers),
-        _design_table(readers),
+        _result_table("readers-results", [asked], naming), _difference_table(readers, naming),
+        _change_table("readers-changes", [asked], naming), _kappa_table(readers, "readers-kappa", kappas),
+        *_time_tables(readers), _design_table(readers),
     ]  # fmt: skip
     words.append(
         "Readers and cases are both samples. The mean over readers has an interval from a two-way bootstrap of readers "
@@ -192,15 +199,15 @@ def _change_table(name: str, questions: Sequence[ReaderQuestion], naming: Naming
     return Table(name, "Changed decisions", f"{naming.unit} read", columns, tuple(rows), notes)
 
 
-def _kappa_table(readers: Readers) -> Table:
+def _kappa_table(readers: Readers, name: str, kappas: Sequence[Kappa]) -> Table:
     rows = tuple(
         (KAPPA_WORDS.get(k.kind, k.kind), k.first, k.second or NONE,
          CONDITION_WORDS[k.condition] if k.condition is not None else NONE, k.kappa)
-        for k in readers.kappas
+        for k in kappas
     )  # fmt: skip
     columns = ("agreement of", "first", "second", "condition", "kappa")
     notes = (f"Over the outcomes {', '.join(readers.outcomes)}; events are the cases on which they agree.",)
-    return Table("readers-kappa", "Agreement", "case", columns, rows, notes)
+    return Table(name, "Agreement", "case", columns, rows, notes)
 
 
 def _time_tables(readers: Readers) -> list[Table]:
