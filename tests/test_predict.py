@@ -383,4 +383,5 @@ def test_the_command_reads_films_tests_them_under_stress_and_reports(site, packa
     assert (knee["n"], knee["refused"], knee["failed"]) == ("2", "2", "0")
     page = (site.out / "report.html").read_text(encoding="utf-8")
     assert "--stress" in page
+    assert "hip-test: Seeded random weights; they have never seen an image." in page
     assert str(site.films) not in page

@@ -139,7 +139,7 @@ def _evaluate(
     except TablesUnusable as error:
         _tell(error)
         raise typer.Exit(1) from error
-    page = _write(evaluation, out, compat, more)
+    page = _write(evaluation, out, compat, more, made if run is not None else None)
     _headlines(evaluation, page)
 
 
@@ -279,14 +279,25 @@ def _run(tables: "Tables", options: "Options", package: ModelPackage | None, com
     return assemble(tables, options, source, lambda what: typer.echo(f"{what} ...", err=True))
 
 
-def _write(evaluation: "Evaluation", out: Path, compat: str | None, more: "Sequence[Section]") -> Path:
+def _write(
+    evaluation: "Evaluation",
+    out: Path,
+    compat: str | None,
+    more: "Sequence[Section]",
+    reader: ModelPackage | None,
+) -> Path:
     from hipnode.evaluation.published.assemble import sections
     from hipnode.evaluation.report.evaluation import evaluation_document
     from hipnode.evaluation.report.writing import write
 
     typer.echo("report ...", err=True)
     published = sections(evaluation, compat_bjj2025=compat is not None)
-    return write(evaluation_document(evaluation, [*more, *published]), out)
+    document = evaluation_document(evaluation, [*more, *published])
+    if reader is not None:  # what a result of this package says of itself, its evaluation says too
+        said = (reader.manifest.origin, *reader.manifest.limits)
+        own = tuple(f"{reader.id}: {sentence}" for sentence in said)
+        document = replace(document, warnings=(*own, *document.warnings))
+    return write(document, out)
 
 
 def _command(given: dict[str, Any]) -> str:
