@@ -182,6 +182,27 @@ def test_scores_that_move_below_the_threshold_are_found_though_no_answer_changed
     assert "PSI" in alarms(made)["DF: scores"]
 
 
+def test_a_score_that_means_less_than_it_did_is_told() -> None:
+    def doubtful(one: WatchedStudy, generator: random.Random) -> WatchedStudy:
+        if not one.classes or one.report is None or generator.random() < 0.5:
+            return one
+        return one._replace(report=Reported(False, ()))
+
+    made = report_of(steady(150, doubtful, 60), date(2026, 4, 6), LAST)
+    (alarm,) = (a for a in made.alarms if a.what == "meaning of scores")
+    assert "of 0.7 to 0.9" in alarm.says
+    package = made.packages[0]
+    assert [band.low for band in package.bands] == [0.0, 0.1, 0.3, 0.5, 0.7, 0.9]
+    high = package.bands[4].fractured
+    read = [s for s in steady(150, doubtful, 60) if s.scores and s.report and 0.7 <= s.scores["DF"] < 0.9]
+    recent = [s for s in read if s.received_at.date() >= date(2026, 3, 6)]
+    assert (high.now.events, high.now.n) == (sum(s.report.fracture for s in recent if s.report), len(recent))
+    assert (
+        report_of(steady(20), date(2026, 1, 5), date(2026, 1, 24)).packages[0].bands[0].fractured.chance
+        is None
+    )
+
+
 def test_refusals_that_grow_name_their_reason_and_how_to_list_them() -> None:
     def lateral(one: WatchedStudy, generator: random.Random) -> WatchedStudy:
         if generator.random() < 0.8:
@@ -294,9 +315,17 @@ def test_the_pages_hold_every_table_and_no_more_than_the_document_allows() -> No
     made = report_of(steady(150), date(2026, 4, 6), LAST)
     pages: Document = document(made, [("made", "now")], figures(made))
     tables = {t.name: t for t in pages.tables()}
-    assert {"weeks", "reasons", "positives", "scores", "agreement", "errors", "senders", "psi-bins"} <= set(
-        tables
-    )
+    assert {
+        "weeks",
+        "reasons",
+        "positives",
+        "scores",
+        "agreement",
+        "meaning",
+        "errors",
+        "senders",
+        "psi-bins",
+    } <= set(tables)
     drawn = [f.name for f in pages.figures()]
     assert drawn == ["p-chart-any-fracture", "p-chart-df", "psi"]
     assert all(f.svg.startswith("<svg") for f in pages.figures())

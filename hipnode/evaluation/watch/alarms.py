@@ -27,6 +27,10 @@ SCORES = (
     "Ask what changed in the pictures: a device, its processing, the exposure, another kind of patient. Then "
     "compare with final reports; a new acceptance run shows whether the package still keeps its promise."
 )
+MEANING = (
+    "Thresholds and any calibration rest on what a score meant. If the reports are right, 'hipnode evaluate' on recent "
+    "films shows by how much they are off, and 'hipnode accept' whether the package may stay."
+)
 ERRORS = (
     "Read the studies that are listed as disagreements. If the reports are right, tell the readers, and have the "
     "package pass 'hipnode accept' on recent cases before it is relied on further."
@@ -56,6 +60,8 @@ def alarms_of(
         for drift in package.scores:
             comparisons += sum(d.by_chance is not None for d in (*drift.weeks, drift.rolling))
             moved += _drift(drift, package, watch)
+        comparisons += sum(band.fractured.chance is not None for band in package.bands)
+        moved += _meaning(package)
         for error in package.errors:
             comparisons += error.level is not None and error.errors.chance is not None
             if said := _more_errors(error):
@@ -198,6 +204,15 @@ def _drift(drift: ScoreDrift, package: PackageWatch, watch: Watch) -> list[Alarm
         return []
     says = f"the scores of {drift.name} are not those of the first studies: {' and '.join(parts)}"
     return [Alarm(f"{drift.name}: scores", package.package, says, SCORES)]
+
+
+def _meaning(package: PackageWatch) -> list[Alarm]:
+    moved = [band for band in package.bands if band.fractured.alarm]
+    if not moved:
+        return []
+    parts = [f"of {band.low:g} to {band.high:g} {_against(band.fractured)}" for band in moved]
+    says = f"a score does not mean what it meant: the share with a reported fracture among studies {'; '.join(parts)}"
+    return [Alarm("meaning of scores", package.package, says, MEANING)]
 
 
 def _index(drift: Drift) -> str:

@@ -20,6 +20,7 @@ from hipnode.evaluation.monitoring import (
     week_of,
 )
 from hipnode.evaluation.watch.alarms import alarms_of
+from hipnode.evaluation.watch.meaning import bands
 from hipnode.evaluation.watch.records import (
     ANY,
     ROLLING_DAYS,
@@ -224,6 +225,7 @@ def _package(
         ),
         scores=tuple(_drift(name, by_week, last_days, history.scored) for name in classes),
         agreement=_agreement(classes, by_week, last_days, weeks, rolling[0]),
+        bands=bands(history.scored, last_days),
         errors=_errors(history.reported, rolling, weeks),
         disagreements=_disagreements(shown),
         verification=_verification(shown),

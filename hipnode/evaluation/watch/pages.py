@@ -186,6 +186,7 @@ def _package(
     parts: list[Table | Figure] = [_rates(package, watch, suffix), _psi(package, watch, suffix), *figures]
     if package.agreement:
         parts.append(_agreement(package, suffix))
+        parts += [_meaning(package, suffix)] if package.bands else []
         parts.append(_errors(package, suffix))
     if package.disagreements:
         parts.append(_disagreements(package, suffix, brief))
@@ -276,6 +277,28 @@ def _agreed_row(agreed: Agreed) -> tuple[Cell, ...]:
         agreed.name, agreed.stretch, a.reported, c.tp, c.fn, c.fp, c.tn,
         e["sensitivity"], e["specificity"], e["ppv"], e["npv"],
     )  # fmt: skip
+
+
+def _meaning(package: PackageWatch, suffix: str) -> Table:
+    return Table(
+        f"meaning{suffix}",
+        "Whether a score still means what it meant",
+        UNIT,
+        ("best score", "fractured, first studies", "fractured, last 90 days", "moved"),
+        tuple(
+            (
+                f"{band.low:g} to {band.high:g}",
+                band.fractured.baseline,
+                band.fractured.now,
+                "yes" if band.fractured.alarm else "",
+            )
+            for band in package.bands
+        ),
+        (
+            "Studies by their best score of any class, and of these the share whose report names a fracture. Moved: "
+            "more than chance gives (Fisher's exact test).",
+        ),
+    )
 
 
 def _errors(package: PackageWatch, suffix: str) -> Table:

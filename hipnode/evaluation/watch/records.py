@@ -75,6 +75,16 @@ class Agreed:
 
 
 @dataclass(frozen=True)
+class Band:
+    """Studies whose best score lies in low..high (below high, but 1 included), and the share the reports call
+    fractured: over the rolling days, against the first studies with scores."""
+
+    low: float
+    high: float
+    fractured: Shift
+
+
+@dataclass(frozen=True)
 class ErrorWatch:
     """A CUSUM of errors against the reports, in order of time. level None: not begun, and `says` why.
 
@@ -122,6 +132,7 @@ class PackageWatch:
     rates: tuple[Rate, ...]
     scores: tuple[ScoreDrift, ...]
     agreement: tuple[Agreed, ...]
+    bands: tuple[Band, ...]
     errors: tuple[ErrorWatch, ...]
     disagreements: tuple[Disagreement, ...]
     verification: Shift

@@ -1,0 +1,41 @@
+"""Whether a score still means what it meant: the share of reported fractures among studies of one score."""
+
+from collections.abc import Sequence
+
+from hipnode.evaluation.monitoring import BASELINE_STUDIES, shift
+from hipnode.evaluation.watch.records import Band
+from hipnode.watched import WatchedStudy
+
+EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+"""Lower edges of the bands; the last one ends with 1."""
+
+
+def bands(first: Sequence[WatchedStudy], last_days: Sequence[WatchedStudy]) -> tuple[Band, ...]:
+    """Studies by their best score of any class, with a report: the rolling days against the first with scores.
+
+    first: the first 500 studies of which scores are kept; with fewer nothing is compared. Bands without a study on
+    either side are left out.
+    """
+    first = first if len(first) >= BASELINE_STUDIES else ()
+    setters = {s.study_id for s in first}
+    before = _by_band(first)
+    now = _by_band([s for s in last_days if s.study_id not in setters])
+    made = []
+    for place, low in enumerate(EDGES):
+        high = EDGES[place + 1] if place + 1 < len(EDGES) else 1.0
+        hits, n, old_hits, old_n = *now[place], *before[place]
+        if n or old_n:
+            made.append(Band(low, high, shift(hits, n, old_hits, old_n)))
+    return tuple(made)
+
+
+def _by_band(studies: Sequence[WatchedStudy]) -> list[tuple[int, int]]:
+    """(with a reported fracture, all) of each band."""
+    counts = [[0, 0] for _ in EDGES]
+    for study in studies:
+        if study.report is not None and study.scores is not None:
+            best = max(study.scores.values(), default=0.0)
+            place = max(i for i, low in enumerate(EDGES) if best >= low)
+            counts[place][0] += study.report.fracture
+            counts[place][1] += 1
+    return [(hits, n) for hits, n in counts]
