@@ -205,6 +205,11 @@ class ModelPackage:
         """ViewPosition values the package reads; empty: any."""
         return self.manifest.views
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What stands in every result of the package and in every report on it: origin of the weights, limits."""
+        return tuple(f"{self.id}: {says}" for says in (self.manifest.origin, *self.manifest.limits))
+
     @cached_property
     def algorithm(self) -> Algorithm:
         """Who looked, as results name it."""

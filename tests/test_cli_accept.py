@@ -368,6 +368,7 @@ def test_films_are_read_stressed_and_known_again_under_another_name(seeded, hosp
     assert (row.results["units"], row.results["read"]) == (24, 24)
     assert len(row.results["stress"]) == 2
     page = (hospital.folder / "out" / "report.md").read_text()
+    assert "Seeded random weights; they have never seen an image." in page
     assert "before any film was read" in page
     assert "inversion 1" in page
     assert row.package_sha256 == seeded.sha256

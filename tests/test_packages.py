@@ -42,6 +42,14 @@ def test_a_package_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [MODEL_CARD, WEIGHTS, MANIFEST]
 
 
+def test_reports_say_what_results_say_of_the_weights(tmp_path: Path) -> None:
+    assert make_package(tmp_path).cautions == (
+        "hip-test: Seeded random weights; they have never seen an image.",
+        "hip-test: Research use only.",
+        "hip-test: Reads AP views only.",
+    )
+
+
 def test_results_can_name_who_looked(tmp_path: Path) -> None:
     algorithm = make_package(tmp_path, b"weights").algorithm
     assert algorithm.name == 'Hip "test" package — Größe'

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -139,6 +140,8 @@ def run_acceptance(request: Request, make: sessionmaker[Session], settings: Sett
         _let_go(make, run)
         raise
     document = _document(request, judged, run, plan, seal)
+    if request.package is not None:
+        document = replace(document, warnings=(*request.package.cautions, *document.warnings))
     return Ended(run.number, judged.found, write(document, request.out))
 
 
@@ -202,11 +205,15 @@ def _data_sha256(labels: Sequence[Label], given: Tables | None) -> str:
 
 
 def _check_out(request: Request, plan: ledger.AcceptancePlan) -> None:
-    """Raise HipnodeError where the folder for the report holds something of another run."""
-    if not request.out.exists():
-        return
-    if not request.out.is_dir():
+    """Raise HipnodeError where the folder for the report cannot be written or holds something of another run."""
+    if request.out.exists() and not request.out.is_dir():
         raise HipnodeError(f"{request.out} is a file; give a folder with --out.")
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=request.out):
+            pass
+    except OSError as error:
+        raise HipnodeError(f"Nothing can be written to {request.out}: {error.strerror}.") from error
     there = {path.name for path in request.out.iterdir()}
     copy = request.out / PROTOCOL_COPY
     if (
@@ -228,7 +235,6 @@ def _check_out(request: Request, plan: ledger.AcceptancePlan) -> None:
 
 def _lay_out(request: Request, plan: ledger.AcceptancePlan, run: ledger.AcceptanceRun) -> None:
     """The protocol as it was frozen, and what it was frozen with, beside the report to come."""
-    request.out.mkdir(parents=True, exist_ok=True)
     if (request.out / RECORD).exists():
         there = json.loads((request.out / RECORD).read_text("utf-8"))
         if (there.get("run"), there.get("frozen_at")) != (run.number, run.frozen_at.isoformat()):

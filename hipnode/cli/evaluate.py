@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hipnode.evaluation.tables import Tables, TablesUnusable
     from hipnode.evaluation.thresholds import Wanted
 
-evaluate = typer.Typer(help="Evaluate a model on your own cases.", invoke_without_command=True)
+evaluate = typer.Typer(invoke_without_command=True)
 
 
 class NotEvaluated(HipnodeError):
@@ -293,10 +293,8 @@ def _write(
     typer.echo("report ...", err=True)
     published = sections(evaluation, compat_bjj2025=compat is not None)
     document = evaluation_document(evaluation, [*more, *published])
-    if reader is not None:  # what a result of this package says of itself, its evaluation says too
-        said = (reader.manifest.origin, *reader.manifest.limits)
-        own = tuple(f"{reader.id}: {sentence}" for sentence in said)
-        document = replace(document, warnings=(*own, *document.warnings))
+    if reader is not None:
+        document = replace(document, warnings=(*reader.cautions, *document.warnings))
     return write(document, out)
 
 
