@@ -210,11 +210,9 @@ def show(number: Number, json_: AsJson = False) -> None:
         limits = "" if each["low"] is None else f" ({each['low']:.3f} to {each['high']:.3f})"
         value = "-" if each["value"] is None else f"{each['value']:.3f}{limits}, n {each['n']}"
         console.print(plain(f"{each['says']}: {each['verdict']}, {value}"), soft_wrap=True)
-    for reason in [
-        *results.get("stress", []),
-        *results.get("reasons", []),
-        *([results["why"]] if "why" in results else []),
-    ]:
+    said = tuple(each["says"] for each in results.get("hypotheses", []))
+    rest = [*results.get("stress", []), *results.get("reasons", []), results.get("why", "")]
+    for reason in dict.fromkeys(line for line in rest if line and not line.startswith(said)):
         console.print(plain(reason), soft_wrap=True)
     console.print("\n[bold]The protocol as it was frozen[/bold]")
     for line in row.protocol.splitlines():
