@@ -343,3 +343,12 @@ def test_thousands_of_one_kind_of_problem_do_not_hide_another(site):
     assert len(refused.value.problems) == 2001
     assert lines[5] == "labels.csv: 1995 more rows have this problem, among rows 7 to 2001"
     assert lines[6] == "labels.csv, row 2002: patient_id is empty"
+
+
+def test_a_film_under_two_names_is_a_duplicated_case_and_its_two_hips_are_not(site):
+    header = "case_id,patient_id,y_class,image_uid,hip\n"
+    predictions = "case_id,model_id,p_DF,p_VF\nc1,m,1,0\nc2,m,0,0\n"
+    assert len(site(labels=header + "c1,p,DF,1.2,L\nc2,p,N,1.2,R\n", predictions=predictions).labels) == 2
+    assert problems(site, labels=header + "c1,p,DF,1.2,\nc2,p,DF,1.2,none\n", predictions=predictions) == [
+        "labels.csv, row 3: its image_uid and hip are in row 2 already"
+    ]

@@ -179,8 +179,10 @@ def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | 
 
 
 def check_labels(labels: Sequence[Label], file: str) -> list[Problem]:
-    """Duplicated cases, and patients whose cases stand in more than one split."""
+    """Duplicated cases, also under another name, and patients whose cases stand in more than one split."""
     problems = _repeated([(label.row, (label.case_id,)) for label in labels], file, "case_id is")
+    films = [(x.row, (x.image_uid, x.hip or "none")) for x in labels if x.image_uid]
+    problems += _repeated(films, file, "image_uid and hip are")
     homes: dict[str, Label] = {}
     for label in labels:
         first = homes.setdefault(label.patient_id, label)
