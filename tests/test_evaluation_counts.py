@@ -147,3 +147,16 @@ def test_what_does_not_fit_is_refused_with_the_reason():
         Counts(-1, 0, 0, 0)
     with pytest.raises(ValueError, match="do not fit"):
         macro_with_zero([Counts(1, 1, 1, 1)] * 3, "sensitivity", 2)
+
+
+def test_averages_carry_the_counts_they_are_made_of():
+    truth = one_hot(["a"] * 12 + ["b"] * 3, ("a", "b", "c"))
+    called = one_hot(["a"] * 11 + ["b"] * 4, ("a", "b", "c"))
+    seen = class_table(truth, called, ("a", "b", "c"), seed=1, resamples=50)
+    assert (seen.micro["sensitivity"].events, seen.micro["sensitivity"].n) == (14, 15)
+    assert (seen.micro["specificity"].events, seen.micro["specificity"].n) == (29, 30)
+    assert (seen.micro["ppv"].events, seen.micro["ppv"].n) == (14, 15)
+    assert seen.micro["sensitivity"].value == pytest.approx(14 / 15)
+    assert seen.macro["sensitivity"].events == 3  # of b; nobody has c
+    assert seen.macro["sensitivity"].few_events
+    assert seen.macro["specificity"].events == 3

@@ -65,7 +65,7 @@ def test_ai_shown_in_the_same_look_is_named():
 
 def test_one_order_for_everybody_is_noted():
     reads = [dataclasses.replace(r, order="abcd".index(r.case_id)) for r in good_study()]
-    assert "4 lists of cases have 1 different orders" in checks(reads)["case-order"].says
+    assert "All 4 lists of cases have the same order" in checks(reads)["case-order"].says
 
 
 def test_a_short_washout_and_another_prevalence_are_noted():

@@ -256,7 +256,7 @@ def test_resamples_without_a_value_take_the_interval_with_them():
 def test_ten_cases_without_an_error_have_no_interval_of_no_width():
     found = average_precision([True] * 5 + [False] * 5, np.arange(10.0)[::-1], resamples=50)
     assert (found.value, found.low, found.high) == (1.0, None, None)
-    assert found.method == "step-wise, no interval: every resample of 10 units gives the same value"
+    assert found.method == "no interval: every resample of 10 units gives the same value"
 
 
 def test_the_bootstrap_of_a_mean_has_its_standard_error():

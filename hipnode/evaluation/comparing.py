@@ -52,5 +52,9 @@ def _difference(
     low, high, method = percentile_interval(draws, f"{resampled.patients} patients")
     value = (lost - gained) / n
     return PairedDifference(
-        metric, first, second, Estimate(value, low, high, n, lost + gained, f"paired {method}"), test
+        metric,
+        first,
+        second,
+        Estimate(value, low, high, n, lost + gained, method if low is None else f"paired {method}"),
+        test,
     )

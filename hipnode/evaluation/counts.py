@@ -90,9 +90,10 @@ class ClassRow:
 class ClassTable:
     """Rows per class, and averages over them.
 
-    micro: counts of all classes added, then divided
+    micro: counts of all classes added, then divided; n and events are those of the sums
     macro: unweighted means over the classes in which the number is defined, and for sensitivity and F1
-        over the classes with at least one positive; macro_over says over how many
+        over the classes with at least one positive; macro_over says over how many, and events are those of
+        the smallest of these classes, which the mean trusts as much as the largest
     micro_over: K, the classes whose counts were added
     """
 
@@ -209,10 +210,17 @@ def class_table(
         rows.append(ClassRow(name, counts, estimates))
     together = sum(totals, Counts(0, 0, 0, 0))
     positives = int(truth.any(axis=1).sum()) if len(truth) else 0
+    of_all = {
+        "sensitivity": (together.tp, together.positives),
+        "specificity": (together.tn, together.negatives),
+        "ppv": (together.tp, together.tp + together.fp),
+        "f1": (positives, len(truth)),
+    }
     micro, macro = {}, {}
     for metric in AVERAGED:
-        micro[metric] = estimate(partial(_micro, metric), events=positives)
-        macro[metric] = estimate(partial(_macro, metric), events=positives)
+        events, n = of_all[metric]
+        micro[metric] = estimate(partial(_micro, metric), events=events, n=n)
+        macro[metric] = estimate(partial(_macro, metric), events=_fewest(metric, totals))
     over = {m: int(np.isfinite(_per_class(m, table.sum(axis=0))).sum()) for m in AVERAGED}
     return ClassTable(tuple(rows), together, micro, macro, len(names), over)
 
@@ -290,6 +298,12 @@ def _per_class(metric: str, sums: Sums) -> NDArray[np.float64]:
     if metric in ("sensitivity", "f1", "ppv"):
         values = np.where(cells[..., 0] + cells[..., 1] > 0, values, np.nan)
     return values
+
+
+def _fewest(metric: str, counts: Sequence[Counts]) -> int:
+    """Positives (for specificity negatives) of the class in a macro average that has the fewest."""
+    sizes = [c.negatives if metric == "specificity" else c.positives for c in counts]
+    return min((size for size in sizes if size), default=0)
 
 
 def _of_class(metric: str, k: int, sums: Sums) -> NDArray[np.float64]:

@@ -205,12 +205,12 @@ def _case_order(reads: Sequence[Read]) -> DesignCheck:
             return DesignCheck("case-order", "note", "The order of the cases is not recorded for every read.")
         lists[r.reader_id, r.condition].append((r.order, r.case_id))
     orders = [tuple(case for _, case in sorted(cases)) for cases in lists.values()]
-    if len(orders) > 1 and len(set(orders)) < len(orders):
+    different = len(set(orders))
+    if different < len(orders):
+        one = f"All {len(orders)} lists of cases have the same order"
+        some = f"{len(orders)} lists of cases have {different} different orders"
         return DesignCheck(
-            "case-order",
-            "note",
-            f"{len(orders)} lists of cases have {len(set(orders))} different orders; "
-            "a new random order for each is best.",
+            "case-order", "note", f"{one if different == 1 else some}; a new random order for each is best."
         )
     return DesignCheck("case-order", "ok", f"Each of {len(orders)} lists of cases has its own order.")
 

@@ -210,7 +210,7 @@ def reader_differences(
         value = float((right[1, row].sum() - right[0, row].sum()) / n)
         patients = len(np.unique(reads.patients[read[row]]))
         low, high, method = percentile_interval(draws[:, row], f"{patients} patients")
-        made.append(Estimate(value, low, high, n, discordant, f"paired {method}"))
+        made.append(Estimate(value, low, high, n, discordant, method if low is None else f"paired {method}"))
     return tuple(made)
 
 
@@ -241,7 +241,7 @@ def mean_difference(
     draws = np.where(lost, np.nan, (times * drawn).sum(axis=1) / count)
     patients = len(np.unique(reads.patients[read.any(axis=0)]))
     low, high, method = percentile_interval(draws, f"{count} readers and {patients} patients")
-    return Estimate(value, low, high, n, discordant, f"two-way {method}")
+    return Estimate(value, low, high, n, discordant, method if low is None else f"two-way {method}")
 
 
 def mcnemar(lost: int, gained: int) -> McNemar:

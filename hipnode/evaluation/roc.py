@@ -234,7 +234,7 @@ def average_precision(
     else:
         draws = _ranked(_average_precisions, labels, scores, resampled)
     low, high, method = percentile_interval(draws, _drawn(patients, len(labels)))
-    return Estimate(value, low, high, len(labels), m, f"step-wise, {method}")
+    return Estimate(value, low, high, len(labels), m, method if low is None else f"step-wise, {method}")
 
 
 def trapezoid_precision(positive: ArrayLike, score: ArrayLike) -> float | None:

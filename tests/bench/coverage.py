@@ -7,8 +7,10 @@ import typer
 from scipy.stats import norm
 
 from hipnode.evaluation.agreement import cohen_kappa
+from hipnode.evaluation.counts import class_table
 from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import wilson
+from hipnode.evaluation.intervals import share_by_patient, wilson
+from hipnode.evaluation.operating import at_threshold, predictive_values
 from hipnode.evaluation.readers import CONDITIONS, mean_difference, panel
 from hipnode.evaluation.roc import auc as auc_of
 from hipnode.evaluation.roc import average_precision, delong
@@ -17,6 +19,7 @@ STUDIES = 1000
 RESAMPLES = 1000
 MANY = 400_000  # units of the simulation that stands for the truth where there is no formula
 GAP = 1.5  # deviations between the scores of the classes
+CUT = 0.75
 
 Generator = np.random.Generator
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -58,6 +61,26 @@ def agreeing(generator: Generator, n: int) -> Estimate:
     return cohen_kappa(first, np.where(generator.random(n) < 0.7, first, guess))
 
 
+def found(scored: Scored, by_patient: bool = True) -> Estimate:
+    """Sensitivity at CUT, with the interval that knows the patients or with Wilson's of the hips."""
+    labels, scores, who = scored
+    return share_by_patient(scores[labels] >= CUT, who[labels] if by_patient else None)
+
+
+def f1_of(scored: Scored) -> Estimate:
+    """F1 at CUT, bootstrap of patients."""
+    labels, scores, who = scored
+    table = class_table(
+        labels[:, None], scores[:, None] >= CUT, ["any"], seed=1, patients=who, resamples=RESAMPLES
+    )
+    return table.rows[0].estimates["f1"]
+
+
+def elsewhere(scored: Scored) -> Estimate:
+    """PPV at a prevalence of 5 %, Mercaldo's limits."""
+    return predictive_values(at_threshold(scored[0], scored[1], CUT), 0.05)[0]
+
+
 def covered(truth: float, study: Callable[[Generator], Estimate], seed: int) -> tuple[float, int]:
     """The share of studies whose interval holds the truth, and how many had no interval."""
     generator = np.random.default_rng(seed)
@@ -72,10 +95,24 @@ def main() -> None:
     area = float(norm.cdf(GAP / 2**0.5))
     labels, scores, _ = films(big, MANY, 0.3)
     precision = average_precision(labels, scores, resamples=1).value
-    clustered = delong(*hips(big, MANY // 2)[:2]).value
+    many_hips = hips(big, MANY // 2)
+    clustered = delong(*many_hips[:2]).value
+    sensitivity = float((many_hips[1][many_hips[0]] >= CUT).mean())
+    called = many_hips[1] >= CUT
+    f1 = float(2 * (called & many_hips[0]).sum() / (called.sum() + many_hips[0].sum()))
+    se, alarms = float(norm.sf(CUT - GAP)), float(norm.sf(CUT))
+    ppv = 0.05 * se / (0.05 * se + 0.95 * alarms)
     draw = {"resamples": RESAMPLES}
     rows: list[tuple[str, float, Callable[[Generator], Estimate]]] = [
         ("Wilson, 54 of 60 expected", 0.9, lambda g: wilson(int(g.binomial(60, 0.9)), 60)),
+        ("sensitivity by patient, 200 x 2 hips", sensitivity, lambda g: found(hips(g, 200))),
+        (
+            "sensitivity as if hips were patients",
+            sensitivity,
+            lambda g: found(hips(g, 200), by_patient=False),
+        ),
+        ("F1 by patient, 200 x 2 hips", f1, lambda g: f1_of(hips(g, 200))),
+        ("PPV at 5 %, Mercaldo, 300 films", ppv, lambda g: elsewhere(films(g, 300, 0.3))),
         ("AUC, DeLong, 300 films", area, lambda g: delong(*films(g, 300, 0.3))),
         ("AUC, bootstrap, 80 films", area, lambda g: auc_of(*films(g, 80, 0.3), **draw)),
         ("AUC, DeLong by patient, 200 x 2 hips", clustered, lambda g: delong(*hips(g, 200))),
