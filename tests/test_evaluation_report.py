@@ -137,6 +137,16 @@ def test_what_a_site_wrote_is_text_in_markdown() -> None:
     assert "\\*b\\*" in line
 
 
+def test_the_words_that_open_a_paragraph_are_bold_in_both() -> None:
+    document = make_document(text="False alarms: 6 of 100.")
+    assert "**False alarms:** 6 of 100." in as_markdown(document, {})
+    assert "<b>False alarms:</b> 6 of 100." in as_html(document, {})
+    assert (
+        "**"
+        not in as_markdown(make_document(text="No colon. Here: none."), {}).partition("## Classes")[2][:60]
+    )
+
+
 def test_a_line_break_in_a_name_breaks_no_table() -> None:
     text = as_markdown(make_document(make_table(first="a\n| b\r\n# c")), {})
     assert "| a \\| b \\# c | 60 | 45 |" in text

@@ -9,6 +9,7 @@ from hipnode.evaluation.report.document import Cell, Table
 from hipnode.evaluation.report.words import NONE, count, interval, listed, number, support
 
 FEW = "†"
+LONGEST_LEAD = 32
 MOST_NAMED = 8  # columns that a note lists by name
 _NUMBER = re.compile(r"\d+(?:[,.]\d+)*")
 
@@ -39,6 +40,13 @@ def shown(cell: Cell) -> Shown:
     if isinstance(cell, float):
         return Shown(number(cell), is_number=True)
     return Shown(cell)
+
+
+def lead(paragraph: str) -> tuple[str, str]:
+    """The words before the colon that open a paragraph ("False alarms:"), printed bold, and the rest."""
+    words, colon, rest = paragraph.partition(": ")
+    opens = bool(colon) and len(words) <= LONGEST_LEAD and "." not in words
+    return (f"{words}:", f" {rest}") if opens else ("", paragraph)
 
 
 def notes(table: Table) -> tuple[str, ...]:

@@ -8,14 +8,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.report.cells import notes, shown
+from hipnode.evaluation.report.cells import lead, notes, shown
 from hipnode.evaluation.report.document import Document, Figure, Table
 from hipnode.evaluation.report.glossary import terms_of
 
 PAGE_MM = 192  # of columns as `_width` has them; the browser can press them together a little
 FEW_ESTIMATES = 3  # columns of them that leave room for one line per row
-SHORT_ROWS = 14  # a table that short stays on one page
-LONGEST_LEAD = 32
+SHORT_ROWS = 8  # a table that short stays on one page
 SVG_PARTS = frozenset(
     {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "pattern", "title"}
 )
@@ -42,7 +41,7 @@ def as_html(document: Document, files: Mapping[str, str]) -> str:
         anchors={p.name: f"part-{i}" for i, p in enumerate(printed, start=1)},
         looks={t.name: _looks(t) for t in printed if isinstance(t, Table)},
         blocks=_blocks,
-        lead=_lead,
+        lead=lead,
         terms=terms_of(document),
         shown=shown,
         notes=notes,
@@ -84,16 +83,6 @@ def _width(table: Table, column: int) -> float:
     longest = max((len(cell.text) for cell in made), default=0)
     words = max(len(word) for word in table.columns[column].split() or [""])
     return min(max(1.3 * max(longest, words) + 2, 7), 34)
-
-
-def _lead(paragraph: str) -> tuple[str, str]:
-    """The words before the colon that open a paragraph ("False alarms:"), and the rest."""
-    lead, colon, rest = paragraph.partition(": ")
-    return (
-        (f"{lead}:", f" {rest}")
-        if colon and len(lead) <= LONGEST_LEAD and "." not in lead
-        else ("", paragraph)
-    )
 
 
 def checked_svg(figure: Figure) -> Markup:

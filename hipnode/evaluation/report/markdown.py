@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from hipnode.evaluation.report.cells import notes, shown
+from hipnode.evaluation.report.cells import lead, notes, shown
 from hipnode.evaluation.report.document import Cell, Document, Figure, Section, Table
 from hipnode.evaluation.report.glossary import terms_of
 
@@ -40,7 +40,8 @@ def plain(text: str) -> str:
 def _section(section: Section, files: Mapping[str, str]) -> list[str]:
     lines = [f"## {plain(section.title)}", ""]
     for paragraph in section.paragraphs:
-        lines += [plain(paragraph), ""]
+        words, rest = lead(paragraph)
+        lines += [f"**{plain(words)}** {plain(rest)}" if words else plain(paragraph), ""]
     for part in section.parts:
         lines += _table(part, files) if isinstance(part, Table) else _figure(part, files)
     return lines

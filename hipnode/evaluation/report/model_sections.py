@@ -97,7 +97,7 @@ def curve_section(model: ModelResult, naming: Naming) -> Section:
     precisions = [Line(naming.question(q.name), q.curve, q.average_precision) for q in questions]
     first = questions[0]
     mark = Mark(
-        f"{naming.question(first.name)}, threshold in use",
+        f"{naming.question(first.name)}, in use",
         first.used.estimates["sensitivity"].value,
         first.used.estimates["specificity"].value,
     )
