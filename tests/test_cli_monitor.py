@@ -114,12 +114,11 @@ def test_reports_come_in_are_changed_and_agree(watched_site: Path, sessions: ses
     write(wrong=4)
     result = run("monitor", "import-reports", str(file))
     assert result.exit_code == 0, result.output
-    assert "1400 reports new, 0 changed, 0 known already." in result.output
-    assert "1 rows name studies this node never received" in result.output
-    assert "row 1402" in result.output
+    assert "Reports: 1,400 new, 0 changed, 0 known already." in result.output
+    assert "never received their study: 1 of 1,401 rows (row 1402)" in result.output
     write(wrong=10**9)
     changed = sum(i % 4 == 0 for i in fired)
-    assert f"0 reports new, {changed} changed" in run("monitor", "import-reports", str(file)).output
+    assert f"Reports: 0 new, {changed} changed" in run("monitor", "import-reports", str(file)).output
     told = json.loads(run("monitor", "--since", "60d", "--json").stdout)
     every = next(a for a in told["packages"][0]["agreement"] if " to " in a["stretch"])
     assert every["agreement"]["counts"]["fp"] == every["agreement"]["counts"]["fn"] == 0
@@ -139,10 +138,10 @@ def test_a_wrong_file_keeps_nothing_and_lists_every_problem(
         "finals.csv, row 4",
     ]
     file.write_text("StudyInstanceUID,class\n1.2.3,DF\n", encoding="utf-8")
-    assert "1 reports new" in run("monitor", "import-reports", str(file)).output, "nothing was kept before"
+    assert "Reports: 1 new" in run("monitor", "import-reports", str(file)).output, "nothing was kept before"
     file.write_text("StudyInstanceUID,class\n7.7,DF\n", encoding="utf-8")
     code, said = ended(monkeypatch, capsys, "monitor", "import-reports", str(file))
-    assert (code, "none of its 1 rows names a study" in said) == (1, True)
+    assert (code, "no row names a study this node received" in said) == (1, True)
     code, said = ended(monkeypatch, capsys, "monitor", "import-reports", "nowhere.csv")
     assert (code, said.strip()) == (1, "nowhere.csv: does not exist")
 

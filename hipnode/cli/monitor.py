@@ -151,17 +151,15 @@ def import_reports(
         if problems:
             raise TablesUnusable(sorted(problems, key=lambda p: p.row or 0))
         if not matched.found:
-            says = (
-                f"none of its {len(rows)} rows names a study this node received; is this the right column, and "
-                "the right node?"
-            )
+            says = "no row names a study this node received; is it the right column, and the right node?"
             raise TablesUnusable([Problem(file.name, None, says)])
         done = reports.record_reports(session, matched, _user(), datetime.now(UTC))
-    typer.echo(f"{done.new} reports new, {done.changed} changed, {done.same} known already.")
+    typer.echo(f"Reports: {done.new:,} new, {done.changed:,} changed, {done.same:,} known already.")
     if done.unknown:
         named = ", ".join(map(str, done.unknown[:10])) + (", ..." if len(done.unknown) > 10 else "")
         typer.echo(
-            f"{len(done.unknown)} rows name studies this node never received and were left out: row {named}.",
+            f"Left out, because this node never received their study: {len(done.unknown):,} of {len(rows):,} rows "
+            f"(row {named}).",
             err=True,
         )
 
