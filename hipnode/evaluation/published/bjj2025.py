@@ -159,7 +159,7 @@ def table_three(
     printed: also the paper's numbers, which are of surgeons with AI.
     """
     first = next(iter(tables.values()))
-    k, outcomes = len(first.rows) - 1, len(first.rows)
+    outcomes = len(first.rows)
     heads = [f"{reader} {short}" for reader in tables for short in ("Se", "Sp")]
     rows: list[tuple[Cell, ...]] = []
     for place, each in enumerate(first.rows):
@@ -192,13 +192,14 @@ def table_three(
     if printed:
         rows.append(_printed_three("Macro", len(tables)))
     notes = [
-        f"Single-label view, one answer of {outcomes} for each {unit}, {k} classes or {NO_FRACTURE}. n and events "
-        "are of all readers.",
+        f"Single-label view: one answer for each {unit} out of {', '.join(row.name for row in first.rows)}.",
         f"Micro sensitivity is the share of right answers. Macro specificity is over all {outcomes} outcomes, macro "
         "sensitivity over those that occur in the reference.",
     ]
     if len(tables) > 1:
-        notes.append("Mean and SD (n - 1) are over readers, each reader one value.")
+        notes.append(
+            "n and events are of all readers. Mean and SD (n - 1) are over readers, each reader one value."
+        )
     if compat:
         notes.append(
             f"compat bjj2025 counts an outcome without cases as sensitivity 0 and divides by {outcomes}, as {BJJ2025} "
