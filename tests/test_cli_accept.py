@@ -105,7 +105,7 @@ def test_a_pass_is_kept_beside_the_package_and_printed_verdict_first(hospital):
     page = (hospital.folder / "out" / "report.md").read_text()
     for words in (
         "# Acceptance of hip-test: PASS", "It found 36 of 40 hips with a fracture, and rightly left 38 of 40",
-        "frozen in the ledger as run 1", "by A. Meyer", "no earlier run of this package", "at most 1 in 40",
+        "frozen in the ledger as run 1", "by A. Meyer", "no earlier run of this package", "about 1 of 40",
         "The predictions were made elsewhere", row.seal, row.protocol_sha256, row.data_sha256,
     ):  # fmt: skip
         assert words in page, words
@@ -169,7 +169,7 @@ def test_the_test_part_is_used_once_and_a_second_use_is_printed(hospital):
     page = (hospital.folder / "second" / "report.md").read_text()
     assert "run 1 on" in page
     assert "(fail). The reason given for using them again: the first bound was a slip." in page
-    assert "at most 1 in 40" not in page
+    assert "about 1 of 40" not in page
     assert [row.again for row in hospital.rows()] == [None, "the first bound was a slip"]
     assert "the first bound was a slip" in run("accept", "list").output
 

@@ -1,8 +1,8 @@
 """The judgement of an acceptance run: the package's answers against a frozen protocol. Pure.
 
 Every hypothesis must hold. Each is tested at the one-sided level of 2.5 % (the lower limit of a two-sided
-95 % interval), and because all must hold the chance that a package passes which misses one of the bounds is
-not above 2.5 %, without a correction for their number (intersection-union test, Berger, Technometrics
+95 % interval), and because all must hold, a package that misses one of the bounds passes with no greater chance
+than that, about 2.5 %, without a correction for their number (intersection-union test, Berger, Technometrics
 1982;24:295-300).
 """
 
@@ -251,8 +251,7 @@ def measured(protocol: Protocol, metric: str, name: str, answers: Answers) -> Es
 def judge_stress(stress: Stress, level: float, untouched: Answers, changed: Answers) -> list[StressJudgement]:
     """Sensitivity and specificity of any fracture on changed films against the same films untouched.
 
-    untouched, changed: the same units in the same order. The difference has a paired interval: its standard
-    error from the patients' sums of differences, as for clustered proportions.
+    untouched, changed: the same units in the same order.
     """
     rows = []
     truth = untouched.of(ANY)[0]
@@ -282,27 +281,34 @@ def judge_refusal(stress: Stress, level: float, refused: Estimate) -> StressJudg
 def paired_difference(
     first: NDArray[np.bool_], second: NDArray[np.bool_], patients: NDArray[np.str_]
 ) -> Estimate:
-    """Share of first minus share of second on the same units, with a normal interval clustered by patient.
+    """Share of first minus share of second on the same units; events are the units that differ.
 
-    The limits stay within -1 and 1. Without any unit that differs there is no spread to see; then the limit
-    is that of Wilson for 0 of as many patients, on both sides.
+    Interval: Agresti and Min, Stat Med 2005;24:729-40 (half a unit added to each cell of the table of pairs), so
+    that few or no units that differ leave it some width. Where patients have several units, the units are divided
+    by the design effect of the difference, never below 1; without any that differ the patients count as n.
     """
     n = len(first)
     if n == 0:
         return undefined(0, 0, OF_NOTHING)
-    gain = first.astype(float) - second.astype(float)
-    value, discordant = float(gain.mean()), int((first != second).sum())
-    count = number_of_patients(patients, n)
-    if discordant == 0 or count < 2:
-        edge = share_by_patient(np.zeros(n, dtype=np.bool_), patients).high or 0.0
-        return Estimate(
-            value, max(-1.0, value - edge), min(1.0, value + edge), n, discordant, "paired, Wilson"
-        )
-    codes = np.unique(patients, return_inverse=True)[1]
-    surplus = np.bincount(codes, weights=gain - value, minlength=count)
-    half = 1.96 * float(np.sqrt(count / (count - 1) * (surplus**2).sum())) / n
-    low, high = max(-1.0, value - half), min(1.0, value + half)
-    return Estimate(value, low, high, n, discordant, f"paired, {count} patients")
+    gained, lost = int((first & ~second).sum()), int((~first & second).sum())
+    value, count = (gained - lost) / n, number_of_patients(patients, n)
+    effect = 1.0
+    if count < n:
+        plain = (gained + lost - (gained - lost) ** 2 / n) / n**2
+        if plain > 0 and count > 1:
+            codes = np.unique(patients, return_inverse=True)[1]
+            apart = np.bincount(codes, first.astype(float) - second - value, minlength=count)
+            effect = max(1.0, count / (count - 1) * float((apart**2).sum()) / n**2 / plain)
+        else:
+            effect = n / count
+    cells, units = np.array([gained, lost]) / effect + 0.5, n / effect + 2
+    middle = float(cells[0] - cells[1]) / units
+    half = 1.96 * float(np.sqrt(cells.sum() - (cells[0] - cells[1]) ** 2 / units)) / units
+    method = "paired, Agresti-Min" + (
+        f", design effect {effect:.2f} of {count} patients" if count < n else ""
+    )
+    low, high = max(-1.0, middle - half), min(1.0, middle + half)
+    return Estimate(value, min(low, value), max(high, value), n, gained + lost, method)
 
 
 def patients_with_and_without(

@@ -144,9 +144,9 @@ def _verdict(protocol: Protocol, found: Acceptance, facts: RunFacts, answers: An
     strict = all(h.by == "lower limit" for h in protocol.hypotheses)
     if found.outcome is AcceptanceOutcome.PASS and strict and not facts.used_before:
         lines.append(
-            "What a pass means: a package that in truth misses one of the bounds would pass with a chance of at most 1 "
-            "in 40, on cases like these. It says nothing about other patients and devices, nor about errors of the "
-            "reference."
+            "What a pass means: a package that in truth misses one of the bounds passes in about 1 of 40 such runs, "
+            "and less often the further it misses. It says nothing about other patients and devices, nor about errors "
+            "of the reference."
         )
     return Section("The verdict", tuple(lines), (_hypotheses(protocol, found),) if found.judgements else ())
 
