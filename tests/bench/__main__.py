@@ -6,7 +6,7 @@ import sys
 import typer
 
 from hipnode import logs
-from tests.bench import backlog, coverage, evaluation, idle, ingest, latency
+from tests.bench import backlog, coverage, evaluation, idle, ingest, latency, monitoring
 
 BENCHES = {
     "ingest": ingest.main,
@@ -15,6 +15,7 @@ BENCHES = {
     "idle": idle.main,
     "coverage": coverage.main,
     "evaluation": evaluation.main,
+    "monitoring": monitoring.main,
 }
 
 

@@ -1,4 +1,4 @@
-"""How long `hipnode monitor` takes on a ledger of 100,000 studies of a year, four of five with a final report's."""
+"""How long `hipnode monitor` takes on a ledger of 100,000 studies of a year, all with a final report."""
 
 import os
 import resource
