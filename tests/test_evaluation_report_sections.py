@@ -22,7 +22,7 @@ from hipnode.evaluation.tables import Label, Prediction, Read, TableBox, Tables
 from hipnode.evaluation.thresholds import Wanted
 
 EVIL = "<b>West|*"
-VOID = {"meta", "link", "br", "img", "path", "use"}
+VOID = {"meta", "link", "br", "img", "path", "use", "wbr"}
 
 
 def run(tables: Tables, **options: object) -> Evaluation:

@@ -18,6 +18,7 @@ from hipnode.evaluation.report.drawing import GREY, INK, PALE, drawing, sheet, s
 from hipnode.evaluation.report.words import count, interval, number, plural, with_interval
 from hipnode.evaluation.roc import RocCurve
 
+LONGEST_UPRIGHT = 9  # letters of an outcome that fit above its column
 FOREST_ROWS = 38  # strata that fit one page
 BLUE, RED = "#0072B2", "#D55E00"
 
@@ -100,7 +101,9 @@ def confusion_figure(
                 axes.text(j + 0.5, i + 0.5, f"{matrix[i, j]:,}{percent}", ha="center", va="center", fontsize=7.5,
                           color="white" if dark else INK, fontweight="bold" if i == j else "normal")  # fmt: skip
         names = [word(o) for o in outcomes]
-        axes.set_xticks(np.arange(k) + 0.5, names)
+        long = max(map(len, names), default=0) > LONGEST_UPRIGHT
+        slant = {"rotation": 35, "ha": "left"} if long else {}
+        axes.set_xticks(np.arange(k) + 0.5, names, **slant)
         axes.set_yticks(
             np.arange(k) + 0.5, [f"{o}\n(n {t:,})" for o, t in zip(names, totals.tolist(), strict=True)]
         )

@@ -1,5 +1,6 @@
 """A document as one HTML page: style and figures inside, no script, nothing from the network. Pure."""
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from xml.etree import ElementTree
@@ -14,6 +15,8 @@ from hipnode.evaluation.report.glossary import terms_of
 
 PAGE_MM = 192  # of columns as `_width` has them; the browser can press them together a little
 FEW_ESTIMATES = 3  # columns of them that leave room for one line per row
+LONGEST_WHOLE = 17
+_PIECES = re.compile(r".{1,8}", re.DOTALL)
 SHORT_ROWS = 8  # a table that short stays on one page
 SVG_PARTS = frozenset(
     {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "pattern", "title"}
@@ -41,6 +44,7 @@ def as_html(document: Document, files: Mapping[str, str]) -> str:
         anchors={p.name: f"part-{i}" for i, p in enumerate(printed, start=1)},
         looks={t.name: _looks(t) for t in printed if isinstance(t, Table)},
         blocks=_blocks,
+        breakable=_breakable,
         lead=lead,
         terms=terms_of(document),
         shown=shown,
@@ -83,6 +87,12 @@ def _width(table: Table, column: int) -> float:
     longest = max((len(cell.text) for cell in made), default=0)
     words = max(len(word) for word in table.columns[column].split() or [""])
     return min(max(1.3 * max(longest, words) + 2, 7), 34)
+
+
+def _breakable(text: str) -> Markup:
+    """The text, escaped; in words too long for a column of a table the browser may break the line."""
+    words = (_PIECES.findall(word) if len(word) > LONGEST_WHOLE else [word] for word in text.split(" "))
+    return Markup(" ").join(Markup("<wbr>").join(pieces) for pieces in words)
 
 
 def checked_svg(figure: Figure) -> Markup:

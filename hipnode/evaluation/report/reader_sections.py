@@ -11,6 +11,7 @@ from hipnode.evaluation.report.charts import readers_figure
 from hipnode.evaluation.report.curves import Mark
 from hipnode.evaluation.report.document import Cell, Figure, Section, Table
 from hipnode.evaluation.report.naming import CONDITION_WORDS, COUNT_COLUMNS, Naming
+from hipnode.evaluation.report.spreadsheets import guarded
 from hipnode.evaluation.report.words import NONE, count, p_value
 
 MOST_READERS = 8  # beyond, the kappas of all their pairs are a file and not a table
@@ -238,5 +239,5 @@ def _csv(table: RTable) -> str:
     buffer = StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(table.columns)
-    writer.writerows(table.rows)
+    writer.writerows([guarded(c) if isinstance(c, str) else c for c in row] for row in table.rows)
     return buffer.getvalue()
