@@ -131,6 +131,24 @@ def test_the_weeks_that_set_the_limits_are_not_held_against_them() -> None:
     assert rate.rolling.now.n == made.packages[0].read - 500
 
 
+def test_weeks_before_limits_that_begin_later_are_not_held_against_them() -> None:
+    def more(one: WatchedStudy, generator: random.Random) -> WatchedStudy:
+        fires = one.ending is Ending.READ and generator.random() < 0.4
+        return one._replace(classes=("DF",), scores={"DF": 0.9}) if fires else one
+
+    studies = steady(150, more, 100)
+    anew = [s for s in studies if s.received_at >= BEGIN + timedelta(days=100)]
+    read = [s for s in anew if s.ending is Ending.READ]
+    shown = [s for s in studies if s.received_at.date() >= date(2026, 3, 2)]
+    history = History(read[:500], read[:500], read)
+    made = watch(shown, anew[:500], {HIP: history}, NotCounted(), date(2026, 3, 2), LAST)
+    rate = made.packages[0].rates[0]
+    assert [p.outside for p in rate.chart.points[:6]] == [True] * 6
+    assert rate.judged == (False,) * 11 + (True,) * 3
+    assert made.alarms == ()
+    assert made.packages[0].scores[0].weeks[0].value is None
+
+
 def test_fewer_than_the_first_studies_judge_nothing() -> None:
     made = report_of(steady(20), date(2026, 1, 5), date(2026, 1, 24))
     (package,) = made.packages

@@ -110,10 +110,12 @@ def _latency(watch: Watch, baseline: Sequence[WatchedStudy]) -> list[Alarm]:
     if len(before) < FEWEST_LATENCIES:
         return []
     usual, slow = np.percentile(before, [50, 95])
+    last = baseline[-1].received_at.date()
     late = [
         flow
         for flow in watch.weeks
-        if (median := flow.period.median_latency_s) is not None
+        if flow.period.first > last
+        and (median := flow.period.median_latency_s) is not None
         and flow.period.studies - flow.period.refused - flow.period.failed >= FEWEST_LATENCIES
         and median > slow
     ]

@@ -20,7 +20,7 @@ from hipnode.evaluation.monitoring import (
     week_of,
 )
 from hipnode.evaluation.watch.alarms import alarms_of
-from hipnode.evaluation.watch.meaning import bands
+from hipnode.evaluation.watch.meaning import after, bands
 from hipnode.evaluation.watch.records import (
     ANY,
     ROLLING_DAYS,
@@ -192,7 +192,6 @@ def _rate(
     weeks: Sequence[Stretch],
 ) -> Rate:
     """A share over weeks and rolling days; the studies that set the limits are not held against them."""
-    setters = {s.study_id for s in baseline}
     flags = [of(s) for s in baseline]
     chart = p_chart(
         [week[0] for week in weeks],
@@ -201,8 +200,8 @@ def _rate(
         flags,
     )
     set_ = len(baseline) >= BASELINE_STUDIES
-    later = [s for s in last_days if set_ and s.study_id not in setters]
-    judged = tuple(set_ and not any(s.study_id in setters for s in some) for some in by_week)
+    later = after(last_days, baseline) if set_ else []
+    judged = tuple(set_ and len(after(some, baseline)) == len(some) for some in by_week)
     rolling = shift(sum(of(s) for s in later), len(later), sum(flags), len(flags))
     return Rate(name, chart, judged, rolling)
 
@@ -247,11 +246,10 @@ def _fired(name: str) -> Callable[[WatchedStudy], bool]:
 
 def _drift(name: str, by_week: Sequence[Studies], last_days: Studies, baseline: Studies) -> ScoreDrift:
     """Against the first 500 studies with scores; a class without candidate counts as 0."""
-    setters = {s.study_id for s in baseline}
     before = _scores(baseline, name) if len(baseline) >= BASELINE_STUDIES else []
 
     def against(studies: Studies) -> list[float]:
-        return _scores([s for s in studies if s.study_id not in setters], name)
+        return _scores(after(studies, baseline), name)
 
     weeks = tuple(psi(before, against(some)) for some in by_week)
     return ScoreDrift(name, weeks, psi(before, against(last_days)))

@@ -1,6 +1,6 @@
 """Whether a score still means what it meant: the share of reported fractures among studies of one score."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hipnode.evaluation.monitoring import BASELINE_STUDIES, shift
 from hipnode.evaluation.watch.records import Band
@@ -17,9 +17,8 @@ def bands(first: Sequence[WatchedStudy], last_days: Sequence[WatchedStudy]) -> t
     either side are left out.
     """
     first = first if len(first) >= BASELINE_STUDIES else ()
-    setters = {s.study_id for s in first}
     before = _by_band(first)
-    now = _by_band([s for s in last_days if s.study_id not in setters])
+    now = _by_band(after(last_days, first))
     made = []
     for place, low in enumerate(EDGES):
         high = EDGES[place + 1] if place + 1 < len(EDGES) else 1.0
@@ -27,6 +26,14 @@ def bands(first: Sequence[WatchedStudy], last_days: Sequence[WatchedStudy]) -> t
         if n or old_n:
             made.append(Band(low, high, shift(hits, n, old_hits, old_n)))
     return tuple(made)
+
+
+def after(studies: Iterable[WatchedStudy], first: Sequence[WatchedStudy]) -> list[WatchedStudy]:
+    """The studies that came after the first ones, which set the limits: neither they nor any before them."""
+    if not first:
+        return list(studies)
+    setters, last = {s.study_id for s in first}, first[-1].received_at
+    return [s for s in studies if s.received_at >= last and s.study_id not in setters]
 
 
 def _by_band(studies: Sequence[WatchedStudy]) -> list[tuple[int, int]]:
