@@ -90,7 +90,7 @@ class Resamples:
     codes: (units,) int64, the patient of each unit; what is summed may be other units of the same patients
     """
 
-    times: NDArray[np.uint16]
+    times: NDArray[np.uint8]
     codes: NDArray[np.int64]
 
     @classmethod
@@ -107,7 +107,8 @@ class Resamples:
         codes = codes_of(patients, units)
         one = np.unique(codes, return_index=True)[1]  # a unit of each patient carries the patient's weight
         blocks = bootstrap_weights(codes, seed=seed, resamples=resamples, strata=strata)
-        return cls(np.concatenate([w[:, one].astype(np.uint16) for w in blocks]), codes)
+        # nobody is drawn more than 255 times: with n patients that often has a chance below 1 / 255!
+        return cls(np.concatenate([w[:, one].astype(np.uint8) for w in blocks]), codes)
 
     @property
     def patients(self) -> int:
@@ -125,7 +126,7 @@ class Resamples:
             raise ValueError(f"a table of {values.shape} is not of {len(self.codes)} units")
         of_patients = np.zeros((self.patients, values.shape[1]))
         np.add.at(of_patients, self.codes, values)
-        return np.concatenate([block @ of_patients for block in self._blocks(self.times)])
+        return np.concatenate([times.astype(np.float64) @ of_patients for times in self._blocks()])
 
     def draws(
         self,
@@ -134,12 +135,13 @@ class Resamples:
     ) -> NDArray[np.float64]:
         """(resamples, ...) the statistic of (b, units) weights; the units stand in `order` where it is given."""
         codes = self.codes if order is None else self.codes[order]
-        return np.concatenate([statistic(block[:, codes]) for block in self._blocks(self.times, len(codes))])
+        blocks = self._blocks(len(codes))
+        return np.concatenate([statistic(times[:, codes].astype(np.float64)) for times in blocks])
 
-    def _blocks(self, times: NDArray[np.uint16], width: int = 0) -> Iterator[NDArray[np.float64]]:
+    def _blocks(self, width: int = 0) -> Iterator[NDArray[np.uint8]]:
         rows = max(1, CELLS_AT_ONCE // max(width, self.patients, 1))
-        for start in range(0, len(times), rows):
-            yield times[start : start + rows].astype(np.float64)
+        for start in range(0, len(self.times), rows):
+            yield self.times[start : start + rows]
 
 
 def percentile_interval(draws: NDArray[np.float64], drawn: str) -> tuple[float | None, float | None, str]:
