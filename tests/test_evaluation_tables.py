@@ -352,3 +352,9 @@ def test_a_film_under_two_names_is_a_duplicated_case_and_its_two_hips_are_not(si
     assert problems(site, labels=header + "c1,p,DF,1.2,\nc2,p,DF,1.2,none\n", predictions=predictions) == [
         "labels.csv, row 3: its image_uid and hip are in row 2 already"
     ]
+
+
+def test_row_numbers_that_pandas_leaves_in_parquet_are_no_column(tmp_path):
+    table = {"case_id": ["c1"], "patient_id": ["p1"], "y_class": ["DF"], "__index_level_0__": [7]}
+    parquet.write_table(pyarrow.table(table), tmp_path / "labels.parquet")
+    assert load_labels(tmp_path / "labels.parquet", CLASSES)[0].strata == {}

@@ -125,7 +125,10 @@ def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     table = parquet.read_table(path)
     if len(set(table.column_names)) < len(table.column_names):
         raise _whole(path, "has two columns of one name")
-    return list(enumerate(table.to_pylist(), start=1))
+    own = [
+        name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)
+    ]  # pandas' row numbers
+    return list(enumerate(table.select(own).to_pylist(), start=1))
 
 
 def _whole(path: Path, says: str) -> TablesUnusable:
