@@ -116,6 +116,11 @@ def test_a_threshold_from_the_judged_cases_is_said_to_be_too_good():
     alone = replace(tables, labels=tuple(replace(x, split=None) for x in tables.labels))
     found = run(alone)
     assert found.models[0].optimistic
+    assert found.models[0].any_fracture.used.chosen_on == "same cases"
+    half = run(alone, replace(FEW, thresholds=Wanted({"DF": 0.5})))
+    assert [q.used.chosen_on for q in (half.models[0].any_fracture, *half.models[0].classes)] == [
+        "same cases", "given", "same cases",
+    ]  # fmt: skip
     assert any("the threshold of DF, VF was chosen on the cases it is judged on" in w for w in found.warnings)
     assert any("name no split" in w for w in found.warnings)
     given = run(alone, replace(FEW, thresholds=Wanted(all=0.5)))

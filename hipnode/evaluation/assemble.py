@@ -252,9 +252,7 @@ def _question(each: _Answered, place: int, options: Options, say: Say) -> Questi
     """place: 0 for any fracture, then the classes."""
     name, truth, score, called = each.asked[place]
     say(f"{each.name}: {'any fracture' if name == ANY else name}")
-    threshold = each.thresholds[place - 1] if place else None
-    if len(each.thresholds) == 1:
-        threshold = each.thresholds[0]  # any fracture of one class is that class
+    thresholds = each.thresholds[place - 1 : place] if place else each.thresholds
     validation = None
     if each.validation is not None:
         of = each.validation
@@ -265,7 +263,7 @@ def _question(each: _Answered, place: int, options: Options, say: Say) -> Questi
         name, truth, score, called, each.cases.codes, each.clustered, validation, each.resampled,
         options.prevalence, options.seed, options.interval,
     )  # fmt: skip
-    return answer(asked, threshold, options.constants)
+    return answer(asked, thresholds, options.constants)
 
 
 def _unread(each: _Answered, options: Options) -> Unread:

@@ -24,7 +24,7 @@ from hipnode.evaluation.record import Calibration, ChosenOn, Point, Question, Th
 from hipnode.evaluation.resampling import Resamples
 from hipnode.evaluation.roc import auc, average_precision, roc_curve
 from hipnode.evaluation.splitting import SplitRefused, folds
-from hipnode.evaluation.thresholds import Labelled, on_other_cases
+from hipnode.evaluation.thresholds import Labelled, on_other_cases, worst_of
 
 METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic")
 CROSS_FITTED = "cross-fitted"
@@ -59,13 +59,15 @@ class Asked:
     interval: Interval = "wilson"
 
 
-def answer(asked: Asked, threshold: Threshold | None, constants: Sequence[float]) -> Question:
-    """All about a question. threshold: in use; None where several classes fire each at its own."""
+def answer(asked: Asked, thresholds: Sequence[Threshold], constants: Sequence[float]) -> Question:
+    """All about a question. thresholds: in use; several where each class fires at its own."""
     truth, score = asked.truth, asked.score
     patients = asked.patients if asked.clustered else None
-    rule = "in use" if threshold is None else threshold.says
-    chosen: ChosenOn = "given" if threshold is None else threshold.chosen_on
-    used = _point(asked, rule, chosen, None if threshold is None else threshold.value, asked.called)
+    chosen = worst_of(thresholds)
+    one = thresholds[0] if len(thresholds) == 1 else None
+    used = _point(
+        asked, "in use" if one is None else one.says, chosen, None if one is None else one.value, asked.called
+    )
     points = []
     for find in RULES:
         found, where = on_other_cases(find, asked.validation, (truth, score))

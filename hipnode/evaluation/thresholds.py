@@ -99,6 +99,12 @@ def on_other_cases(
     return rule(*same), "same cases"
 
 
+def worst_of(thresholds: Sequence[Threshold]) -> ChosenOn:
+    """Where the least trustworthy of them was chosen: what they decide together is no better."""
+    order: tuple[ChosenOn, ...] = ("same cases", "convention", "validation", "package", "given")
+    return next(where for where in order if any(t.chosen_on == where for t in thresholds))
+
+
 def rule_with(thresholds: Sequence[Threshold], base: DecisionRule | None) -> DecisionRule:
     """The decision rule with these thresholds; the rest of it from the package, or hipnode's defaults."""
     base = base or DecisionRule()
