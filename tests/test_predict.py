@@ -284,16 +284,23 @@ def test_every_film_that_is_not_there_is_named_with_its_row(site):
         "labels.jsonl, row 4: names no film: fill in file or image_uid",
         "labels.jsonl, row 5: names the film and hip of row 1 again",
     ]
-    site.film("b.dcm", seed=2)
+    second = site.film("b.dcm", seed=2)
     other = site.film("twice.dcm", seed=3)
     site.film("again.dcm", seed=3, SeriesDescription="Hip AP again")
-    site.label({"file": "b.dcm", "image_uid": uid}, {"image_uid": "1.2.3"}, {"image_uid": other})
+    site.label(
+        {"file": "b.dcm", "image_uid": uid},
+        {"image_uid": "1.2.3"},
+        {"image_uid": other},
+        {"image_uid": second},
+        {"file": "b.dcm"},
+    )
     with pytest.raises(DataUnusable) as unusable:
         site.predict()
     assert str(unusable.value).splitlines() == [
         "labels.jsonl, row 1: the film in file has another SOP Instance UID than image_uid",
         "labels.jsonl, row 2: no film in the data folder has this image_uid",
         "labels.jsonl, row 3: 2 different films have this image_uid; name one in the column file",
+        "labels.jsonl, row 5: names the film and hip of row 4 again",
     ]
     assert not (site.out / "predictions.jsonl").exists() or not site.rows()
 

@@ -117,10 +117,13 @@ def _find(order: Order, selection: Selection, children: Children, threads: Threa
     problems = []
     for unit in order.units:
         place, says = _path_of(unit, facts, by_uid)
-        if place is None:
+        if place is not None:
+            film = films.setdefault(place, _Film(place))
+            again = next((other.row for other in film.units if other.hip == unit.hip), None)
+            says = f"names the film and hip of row {again} again" if again is not None else ""
+            film.units.append(unit)
+        if says:
             problems.append(f"{order.labels.name}, row {unit.row}: {says}")
-        else:
-            films.setdefault(place, _Film(place)).units.append(unit)
     if problems:
         raise DataUnusable("\n".join(problems))
     # All films of a study decide on each other (twins), those without a label too.
