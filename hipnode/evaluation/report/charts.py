@@ -50,7 +50,7 @@ def reliability_figure(
     explained: False where the figure before it says how to read it.
     """
     with drawing():
-        figure = sheet(174 if len(panels) > 2 else 44 + 58 * len(panels), 66)
+        figure = sheet(174 if len(panels) > 2 else 24 + 50 * len(panels), 66)
         grid = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3.2, 1))
         for place, panel in enumerate(panels):
             _one_reliability(grid[0][place], grid[1][place], panel)

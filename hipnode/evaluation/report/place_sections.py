@@ -47,14 +47,16 @@ def calibration_section(model: ModelResult, naming: Naming) -> Section:
     for question in naming.questions(model):
         label = naming.question(question.name)
         panels = []
+        unfit: dict[str, list[str]] = {}
         for made in question.calibration:
             if made.says:
-                words.append(f"{label}, {CALIBRATION_WORDS[made.name]}: {made.says}")
+                unfit.setdefault(made.says, []).append(CALIBRATION_WORDS[made.name])
                 continue
             fitted |= {made.fitted_on} if made.fitted_on else set()
             rows.append(_calibration_row(label, made))
             if made.ece is not None and BINS in made.bins_width:
                 panels.append(Reliability(CALIBRATION_WORDS[made.name], made.bins_width[BINS], made.ece))
+        words += [f"{label}, {listed(methods)}: {says}" for says, methods in unfit.items()]
         if panels:
             name = naming.class_part("reliability", question.name)
             title, first = naming.title(f"Reliability, {label}"), not figures
