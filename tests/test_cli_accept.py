@@ -218,8 +218,21 @@ def test_the_outcome_is_in_the_ledger_before_anything_is_shown(hospital, monkeyp
         patch.setattr(acceptance_run, "write", no_room)
         done = hospital.accept()
     assert isinstance(done.exception, OSError)
-    assert "Found" not in done.output
+    assert done.output.startswith("PASS\n")
     assert hospital.rows()[0].outcome is AcceptanceOutcome.PASS
+
+
+def test_a_report_that_is_missing_is_made_again_from_the_same_answers_only(hospital):
+    hospital.accept()
+    first = (hospital.folder / "out" / "report.md").read_text()
+    assert "files that are not of this run" in str(hospital.accept().exception)
+    for name in ("report.html", "report.md"):
+        (hospital.folder / "out" / name).unlink()
+    assert hospital.accept().exit_code == 0
+    assert (hospital.folder / "out" / "report.md").read_text() == first
+    assert len(hospital.rows()) == 1
+    hospital.cases(found=40, missed=0)
+    assert "files that are not of this run" in str(hospital.accept().exception)
 
 
 def test_a_run_given_up_is_kept_with_its_reason(hospital, monkeypatch):
@@ -252,7 +265,7 @@ def test_answers_made_before_the_freeze_do_not_slip_in_through_the_folder(hospit
     assert hospital.rows() == []
     hospital.accept(out="good")
     record = json.loads((hospital.folder / "good" / "acceptance.json").read_text())
-    (hospital.folder / "out" / "acceptance.json").write_text(json.dumps(record))
+    (hospital.folder / "out" / "acceptance.json").write_text(json.dumps({**record, "run": 9}))
     assert "files that are not of this run" in str(hospital.accept("--again", "why not").exception)
     assert "out.txt is a file" in str(
         ((hospital.folder / "out.txt").write_text(""), hospital.accept("--again", "x", out="out.txt"))[
@@ -372,6 +385,11 @@ def test_films_are_read_stressed_and_known_again_under_another_name(seeded, hosp
     assert "before any film was read" in page
     assert "inversion 1" in page
     assert row.package_sha256 == seeded.sha256
+    # answers mended after the outcome do not become a report
+    answers = hospital.folder / "out" / "predictions.jsonl"
+    answers.write_text(answers.read_text().replace('"score":0.', '"score":0.9', 1))
+    (hospital.folder / "out" / "report.html").unlink()
+    assert "not those it was judged by" in str(run(*options, "--out", "out").exception)
     # the same pictures as new cases
     (hospital.folder / "films").rename(hospital.folder / "new films")
     labels = hospital.folder / "new films" / "labels.jsonl"

@@ -3,7 +3,7 @@
 import getpass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table as Grid
@@ -17,6 +17,9 @@ from hipnode.ledger import AcceptanceRow
 from hipnode.packages import ModelPackage, find_packages, named_package
 from hipnode.settings import Settings, load_settings
 from hipnode.status import AcceptanceOutcome
+
+if TYPE_CHECKING:
+    from hipnode.evaluation.acceptance import Acceptance
 
 accept = typer.Typer(
     help="Accept a model package: a protocol written before, run once, its outcome kept.\n\n"
@@ -74,7 +77,8 @@ def main(
         raise typer.BadParameter("Give --data, or --labels and --predictions made elsewhere.")
     if again is not None and not again.strip():
         raise typer.BadParameter("--again needs a reason in words.")
-    from hipnode.cli.acceptance_run import Request, run_acceptance
+    from hipnode.cli.acceptance_page import Request
+    from hipnode.cli.acceptance_run import run_acceptance
     from hipnode.evaluation.cases import classes_in
     from hipnode.evaluation.protocol import load_protocol
 
@@ -90,19 +94,23 @@ def main(
     )  # fmt: skip
     make = open_ledger(settings)
     migrations.require_head(settings.database)
+    outcomes: list[AcceptanceOutcome] = []
+
+    def tell(number: int, found: "Acceptance") -> None:
+        outcomes.append(found.outcome)
+        said = [j.says for j in found.judgements]
+        console.print(f"[bold]{plain(WORDS[found.outcome]).upper()}[/bold]")
+        for line in dict.fromkeys([*said, *found.reasons]):
+            console.print(plain(line), soft_wrap=True)
+        console.print(f"Run {number} in the ledger.")
+
+    console = screen()
     try:
-        ended = run_acceptance(request, make, settings)
+        page = run_acceptance(request, make, settings, tell)
     finally:
         make.kw["bind"].dispose()
-    console = screen()
-    console.print(f"[bold]{plain(WORDS[ended.found.outcome]).upper()}[/bold]")
-    for judged in ended.found.judgements:
-        console.print(plain(judged.says), soft_wrap=True)
-    for reason in ended.found.reasons:
-        if reason not in [j.says for j in ended.found.judgements]:
-            console.print(plain(reason), soft_wrap=True)
-    console.print(f"Run {ended.number} in the ledger. Report: {plain(ended.page)}", soft_wrap=True)
-    if ended.found.outcome is not AcceptanceOutcome.PASS:
+    console.print(f"Report: {plain(page)}", soft_wrap=True)
+    if outcomes != [AcceptanceOutcome.PASS]:
         raise typer.Exit(1)
 
 

@@ -6,16 +6,16 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from hipnode import ledger
+from hipnode.cli.acceptance_page import Judged, Request, document_of, results_of
 from hipnode.cli.progress import counting
 from hipnode.decision import DecisionRule
 from hipnode.errors import HipnodeError, LedgerDown
@@ -28,24 +28,21 @@ from hipnode.evaluation.acceptance import (
     judge_refusal,
     judge_stress,
 )
-from hipnode.evaluation.acceptance_report import RunFacts, acceptance_document
-from hipnode.evaluation.assemble import Options, evaluate
 from hipnode.evaluation.cases import ALL, TEST, models_in
 from hipnode.evaluation.data import predict_folder, read_data
 from hipnode.evaluation.films import PREDICTIONS
-from hipnode.evaluation.protocol import Protocol, ProtocolUnusable, misfits
-from hipnode.evaluation.provenance import code_version, content_sha256, provenance
-from hipnode.evaluation.report.document import Document
-from hipnode.evaluation.report.evaluation import evaluation_document
+from hipnode.evaluation.protocol import ProtocolUnusable, misfits
+from hipnode.evaluation.provenance import code_version, content_sha256
 from hipnode.evaluation.report.writing import write
 from hipnode.evaluation.stress import change
 from hipnode.evaluation.stressed import stress_rows, stressed_tables
-from hipnode.evaluation.tables import Label, Tables, TablesUnusable, load, read_rows
-from hipnode.evaluation.thresholds import Wanted
-from hipnode.packages import ModelPackage
+from hipnode.evaluation.tables import Label, Tables, load, read_rows
 from hipnode.settings import Settings
 from hipnode.status import AcceptanceOutcome
 
+Tell = Callable[
+    [int, Acceptance], None
+]  # hears the number of the run, and its outcome once it is written down
 PROTOCOL_COPY = "protocol.toml"
 RECORD = "acceptance.json"
 _ANOTHER_RUN = (
@@ -54,60 +51,18 @@ _ANOTHER_RUN = (
 )
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command was asked to do. Either data, or labels and predictions.
-
-    package: None where it is not installed and the predictions were made elsewhere
-    """
-
-    protocol: Protocol
-    protocol_text: str
-    protocol_file: str
-    package: ModelPackage | None
-    classes: tuple[str, ...]
-    data: Path | None
-    labels: Path | None
-    predictions: Path | None
-    out: Path
-    who: str
-    again: str | None
-    device: str
-    command: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A run that has its outcome. page: the report."""
-
-    number: int
-    found: Acceptance
-    page: Path
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What a judgement is made of, for the report. model: None where no answer was looked at."""
-
-    found: Acceptance
-    answers: Answers | None = None
-    labels: tuple[Label, ...] = ()
-    thresholds: tuple[cases.ThresholdUsed, ...] = ()
-    tables: Tables | None = None
-
-
-def run_acceptance(request: Request, make: sessionmaker[Session], settings: Settings) -> Ended:
-    """Run a protocol once. Raises ProtocolUnusable, TablesUnusable, AcceptanceRefused and what reading films raises.
+def run_acceptance(request: Request, make: sessionmaker[Session], settings: Settings, tell: Tell) -> Path:
+    """Run a protocol once; the page of its report.
 
     The order is what makes it an acceptance: everything that can be wrong is told first; the protocol, the
-    labels and the test cases go into the ledger before a film is read; the outcome goes there before anybody
-    is shown a number.
+    labels and the test cases go into the ledger before a film is read; the outcome goes there before `tell` hears
+    it; the report comes last. Where only the report is missing, of a run that has ended, it is made again.
+    Raises ProtocolUnusable, TablesUnusable, AcceptanceRefused and what reading films raises.
     """
     labels, given = _tables_given(request)
     sha256 = _weights(request)
     _check(request, labels, given, sha256)
     lacking = cases.shortages(request.protocol, labels, request.classes)
-    test = cases.judged_labels(labels)
     plan = ledger.AcceptancePlan(
         package_id=request.protocol.package,
         package_version=_version(request, given),
@@ -116,11 +71,32 @@ def run_acceptance(request: Request, make: sessionmaker[Session], settings: Sett
         protocol_sha256=request.protocol.sha256_of_content,
         protocol=request.protocol_text,
         data_sha256=_data_sha256(labels, given),
-        cases=frozenset() if lacking else cases.keys_of(test),
+        cases=frozenset() if lacking else cases.keys_of(cases.judged_labels(labels)),
         code_version=code_version(),
         again=request.again,
     )
     _check_out(request, plan)
+    ended = _without_report(request, plan, make)
+    if ended is not None:
+        run, judged, seal = _judged_again(request, settings, given, lacking, ended, make)
+    else:
+        run, judged, seal = _judged_once(request, settings, given, lacking, plan, make)
+    tell(run.number, judged.found)
+    document = document_of(request, judged, run, plan, seal)
+    if request.package is not None:
+        document = replace(document, warnings=(*request.package.cautions, *document.warnings))
+    return write(document, request.out)
+
+
+def _judged_once(
+    request: Request,
+    settings: Settings,
+    given: Tables | None,
+    lacking: list[str],
+    plan: ledger.AcceptancePlan,
+    make: sessionmaker[Session],
+) -> tuple[ledger.AcceptanceRun, Judged, str]:
+    """Freeze, read, judge, and write down the outcome. The run, what was judged, and the seal."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     with ledger.transaction(make) as session:
         run = ledger.begin_acceptance(session, plan, request.who, owner, _now())
@@ -128,21 +104,64 @@ def run_acceptance(request: Request, make: sessionmaker[Session], settings: Sett
         with _signs_of_life(make, run):
             _lay_out(request, plan, run)
             if lacking:
-                judged = _Judged(Acceptance(AcceptanceOutcome.NOT_ENOUGH, (), (), (), tuple(lacking)))
+                judged = Judged.without_answers(lacking)
             else:
                 tables = given or _read_films(request, settings)
-                run = _note_films(request, make, run, plan, test)
+                run = _note_films(request, make, run, plan, cases.judged_labels(tables.labels))
                 judged = _judge(request, tables)
         with ledger.transaction(make) as session:
-            results = _results(judged, run)
+            results = results_of(judged, run)
             seal = ledger.end_acceptance(session, run, judged.found.outcome, results, request.who, _now())
     except BaseException:
         _let_go(make, run)
         raise
-    document = _document(request, judged, run, plan, seal)
-    if request.package is not None:
-        document = replace(document, warnings=(*request.package.cautions, *document.warnings))
-    return Ended(run.number, judged.found, write(document, request.out))
+    return run, judged, seal
+
+
+def _without_report(
+    request: Request, plan: ledger.AcceptancePlan, make: sessionmaker[Session]
+) -> ledger.AcceptanceRow | None:
+    """The run whose folder this is, if it was frozen with the same plan and ended, and its report is missing."""
+    record = request.out / RECORD
+    if not record.exists() or (request.out / "report.html").exists():
+        return None
+    number = json.loads(record.read_text("utf-8")).get("run")
+    with ledger.reading(make) as session:
+        row = ledger.show_acceptance(session, number) if isinstance(number, int) else None
+    if row is None or row.outcome is None or not row.intact:
+        return None
+    frozen = (row.protocol_sha256, row.data_sha256, row.package_sha256, row.code_version)
+    same = frozen == (plan.protocol_sha256, plan.data_sha256, plan.package_sha256, plan.code_version)
+    return row if same and "hypotheses" in (row.results or {}) else None
+
+
+def _judged_again(
+    request: Request,
+    settings: Settings,
+    given: Tables | None,
+    lacking: list[str],
+    row: ledger.AcceptanceRow,
+    make: sessionmaker[Session],
+) -> tuple[ledger.AcceptanceRun, Judged, str]:
+    """What the report of an ended run needs. Raises HipnodeError unless it comes to what the ledger keeps."""
+    kept = row.results or {}
+    with ledger.reading(make) as session:
+        earlier = [ledger.show_acceptance(session, number) for number in kept["earlier_runs"]]
+    run = ledger.AcceptanceRun(
+        row.id, row.fence, "", row.frozen_at, row.frozen_by, row.again, row.fence > 1,
+        tuple(one for one in earlier if one is not None), kept["runs_of_other_packages"],
+    )  # fmt: skip
+    judged = (
+        Judged.without_answers(lacking)
+        if lacking
+        else _judge(request, given or _read_films(request, settings))
+    )
+    if json.loads(json.dumps(results_of(judged, run))) != kept:
+        raise HipnodeError(
+            f"Run {row.id} has ended, its report is missing, and the answers in {request.out} are not those it was "
+            f"judged by. `hipnode accept show {row.id}` prints what the ledger keeps."
+        )
+    return run, judged, row.seal or ""
 
 
 def _tables_given(request: Request) -> tuple[tuple[Label, ...], Tables | None]:
@@ -286,20 +305,20 @@ def _note_films(
         return ledger.touch_more_cases(session, run, plan, [_sha256(film) for film in sorted(films)])
 
 
-def _judge(request: Request, tables: Tables) -> _Judged:
+def _judge(request: Request, tables: Tables) -> Judged:
     protocol = request.protocol
     model = models_in(tables)[0]
     own = request.package.rule if request.package is not None else None
     try:
         thresholds = cases.thresholds_of(protocol, tables, model, own)
     except cases.NoThreshold as why:
-        return _Judged(Acceptance(AcceptanceOutcome.NOT_ENOUGH, (), (), (), (f"{why}.",)), tables=tables)
+        return Judged(Acceptance(AcceptanceOutcome.NOT_ENOUGH, (), (), (), (f"{why}.",)), tables=tables)
     rule = replace(own or DecisionRule(), thresholds={t.class_name: t.used for t in thresholds})
     answers, labels = cases.answers_of(protocol, tables, model, rule)
     strata = {column: cases.stratum_values(column, labels) for column in protocol.strata.columns}
     stress = _stress(request, tables, model, rule, answers) if protocol.stress else []
     found = judge(protocol, answers, strata, stress)
-    return _Judged(found, answers, tuple(labels), thresholds, tables)
+    return Judged(found, answers, tuple(labels), thresholds, tables)
 
 
 def _stress(
@@ -320,123 +339,6 @@ def _stress(
                     one, level, untouched, cases.answers_of(request.protocol, under, model, rule)[0]
                 )
     return rows
-
-
-def _results(judged: _Judged, run: ledger.AcceptanceRun) -> dict[str, Any]:
-    """What the ledger keeps of the numbers: enough to read the verdict without the report."""
-    found = judged.found
-    return {
-        "reasons": list(found.reasons),
-        "hypotheses": [
-            {
-                "says": j.hypothesis.says,
-                **asdict(j.estimate),
-                "patients_with": j.positives,
-                "patients_without": j.negatives,
-                "verdict": str(j.verdict),
-            }
-            for j in found.judgements
-        ],
-        "worse_strata": [f"{r.column} {r.value}: {r.metric}" for r in found.strata if r.flagged == "worse"],
-        "stress": [s.says for s in found.stress],
-        "thresholds": {t.class_name: t.used for t in judged.thresholds},
-        "units": 0 if judged.answers is None else len(judged.answers.patients),
-        "read": 0 if judged.answers is None else int(judged.answers.read.sum()),
-        "predictions_sha256": (
-            ""
-            if judged.tables is None
-            else content_sha256([*judged.tables.predictions, *judged.tables.unread])
-        ),
-        "earlier_runs": [row.id for row in run.earlier],
-        "runs_of_other_packages": run.others,
-    }
-
-
-def _document(
-    request: Request, judged: _Judged, run: ledger.AcceptanceRun, plan: ledger.AcceptancePlan, seal: str
-) -> Document:
-    detail, why = None, ""
-    if judged.answers is not None and judged.tables is not None:
-        try:
-            detail = _evaluation(request, judged, plan)
-        except TablesUnusable as error:
-            why = str(error)
-    history = [*_history(run, plan), *([f"The evaluation in full could not be made: {why}."] if why else [])]
-    name = f"{plan.package_id} {plan.package_version}".rstrip()
-    frozen = (
-        f"The protocol was frozen in the ledger as run {run.number} on {run.frozen_at:%Y-%m-%d %H:%M} UTC by "
-        f"{run.frozen_by}, before any film was read."
-    )
-    if request.predictions is not None:
-        frozen = frozen.replace(", before any film was read.", ".") + (
-            " The predictions were made elsewhere, before that; that nobody had looked at them, and that this package "
-            "made them, is the word of whoever ran the command."
-        )
-    facts: tuple[tuple[str, str], ...] = (
-        ("Acceptance run", str(run.number)),
-        ("Seal of the record in the ledger", seal),
-        ("Package", name),
-        ("Package weights, SHA-256", plan.package_sha256 or "not known"),
-        ("Protocol, SHA-256", plan.protocol_sha256),
-        ("Labels" if request.predictions is None else "Labels and predictions", plan.data_sha256),
-        ("Run by", request.who),
-    )
-    if detail is None:  # else the evaluation says them
-        facts = (*facts, ("Command", request.command), ("Code", f"hipnode {plan.code_version}"))
-    touched = judged.tables is not None
-    return acceptance_document(
-        request.protocol,
-        judged.found,
-        RunFacts(name, frozen, tuple(history), touched, bool(run.earlier), facts),
-        judged.answers,
-        judged.labels,
-        judged.thresholds,
-        detail,
-    )
-
-
-def _evaluation(request: Request, judged: _Judged, plan: ledger.AcceptancePlan) -> Document:
-    protocol, tables = request.protocol, judged.tables
-    assert tables is not None  # noqa: S101
-    package = (plan.package_id, plan.package_version, plan.package_sha256) if plan.package_sha256 else None
-    options = Options(
-        unit=protocol.unit,
-        thresholds=Wanted(
-            each={t.class_name: t.used for t in judged.thresholds},
-            rule=request.package.rule if request.package is not None else None,
-        ),
-        seed=protocol.seed,
-        resamples=protocol.resamples,
-    )
-    made = provenance(
-        tables, seed=protocol.seed, resamples=protocol.resamples, command=request.command, package=package
-    )
-    return evaluation_document(evaluate(tables, options, made))
-
-
-def _history(run: ledger.AcceptanceRun, plan: ledger.AcceptancePlan) -> list[str]:
-    said = []
-    if run.earlier:
-        runs = ", ".join(
-            f"run {row.id} on {row.frozen_at:%Y-%m-%d} ({row.outcome or 'open'})" for row in run.earlier
-        )
-        said.append(
-            f"These test cases, or some of them, were used before with this package: {runs}. The reason given for "
-            f"using them again: {run.again}. A package that is tried again and again passes in the end by chance."
-        )
-    elif plan.cases:
-        said.append("The ledger knows of no earlier run of this package on any of these test cases.")
-    if run.others:
-        said.append(
-            f"{run.others} run{'s' if run.others > 1 else ''} of other packages used some of these test cases. The "
-            "best of several packages on one test part is, by chance, better there than elsewhere."
-        )
-    if run.resumed:
-        said.append(
-            "The run was interrupted before it had an outcome and was finished as it was frozen; films that had been "
-            "read were not read again."
-        )
-    return said
 
 
 @contextmanager
