@@ -267,7 +267,7 @@ def test_boxes_go_to_the_hip_that_the_decision_rule_names(shape, side, orientati
 
 
 def test_every_film_that_is_not_there_is_named_with_its_row(site):
-    uid = site.film("a.dcm", seed=1)
+    site.film("a.dcm", seed=1)
     (site.films.parent / "elsewhere.dcm").write_bytes(b"")
     site.label(
         {"file": "a.dcm"},
@@ -288,7 +288,7 @@ def test_every_film_that_is_not_there_is_named_with_its_row(site):
     other = site.film("twice.dcm", seed=3)
     site.film("again.dcm", seed=3, SeriesDescription="Hip AP again")
     site.label(
-        {"file": "b.dcm", "image_uid": uid},
+        {"file": "a.dcm", "image_uid": second},
         {"image_uid": "1.2.3"},
         {"image_uid": other},
         {"image_uid": second},
