@@ -288,7 +288,7 @@ def test_every_film_that_is_not_there_is_named_with_its_row(site):
     other = site.film("twice.dcm", seed=3)
     site.film("again.dcm", seed=3, SeriesDescription="Hip AP again")
     site.label(
-        {"file": "a.dcm", "image_uid": second},
+        {"file": "a.dcm", "image_uid": site.film("c.dcm", seed=4)},
         {"image_uid": "1.2.3"},
         {"image_uid": other},
         {"image_uid": second},
