@@ -39,8 +39,9 @@ def watched_site(sessions: sessionmaker[Session], ledger_site: Path) -> Path:
 
 
 def test_a_new_node_has_nothing_to_judge(ledger_site: Path) -> None:
-    result = run("monitor")
+    result = run("monitor", "--out", "pages")
     assert result.exit_code == 0, result.output
+    assert "nothing to judge" in (ledger_site / "pages" / "report.html").read_text(encoding="utf-8")
     assert "nothing to judge" in result.output
 
 

@@ -84,6 +84,7 @@ def test_a_ledger_without_studies_says_so() -> None:
         (),
     )
     assert "nothing to judge" in document(made, []).summary.paragraphs[0]
+    assert document(made, [], figures(made)).sections == ()
     with pytest.raises(ValueError, match="first day lies after the last"):
         watch([], [], {}, NotCounted(), date(2026, 3, 4), date(2026, 3, 3))
 

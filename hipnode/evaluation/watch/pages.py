@@ -24,6 +24,9 @@ def document(
     Without figures it is for a terminal, and the longest lists are cut.
     """
     drawn = [()] * len(watch.packages) if figures is None else figures
+    title = f"Monitoring, {watch.first} to {watch.last}"
+    if not any(flow.period.studies for flow in (*watch.weeks, watch.rolling)):
+        return Document(title, _summary(watch), (), tuple(facts), watch.notes)
     one = len(watch.packages) == 1
     sections = [_node(watch)]
     for package, pictures in zip(watch.packages, drawn, strict=True):
@@ -33,7 +36,6 @@ def document(
             )
         )
     sections.append(_by_sender(watch))
-    title = f"Monitoring, {watch.first} to {watch.last}"
     return Document(title, _summary(watch), tuple(sections), tuple(facts), watch.notes)
 
 
