@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from hipnode.evaluation.agreement import answer_counts, cohen_kappa, fleiss_kappa
+from hipnode.evaluation.resampling import Resamples
 
 TRUTH = list("VVVVDDDDDDSSSSSUUUUU")
 PREDICTION = list("VVDNDDDDVNSSSSUUUUUS")
@@ -114,3 +115,17 @@ def test_one_who_always_answers_alike_has_a_kappa_of_0_and_no_interval(patients)
     seen = cohen_kappa(list("NNNNNN"), list("NNDNDN"), patients)
     assert (seen.value, seen.low, seen.high, seen.n, seen.events) == (0.0, None, None, 6, 4)
     assert "only one answer" in seen.method
+
+
+def test_shared_resamples_give_the_interval_of_resamples_drawn_for_it():
+    rng = np.random.default_rng(9)
+    first = rng.integers(0, 3, 90)
+    second = np.where(rng.random(90) < 0.6, first, rng.integers(0, 3, 90))
+    patients = np.repeat(np.arange(30), 3)
+    shared = Resamples.draw(patients, 90, seed=2, resamples=200)
+    assert cohen_kappa(first, second, resampled=shared) == cohen_kappa(
+        first, second, patients, seed=2, resamples=200
+    )
+    half = cohen_kappa(first[:30], second[:30], resampled=shared.of_units(np.arange(30)))
+    assert "of 10 patients" in half.method
+    assert half.low < half.value < half.high

@@ -7,7 +7,13 @@ from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats import inter_rater
 
 from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap, codes_of, percentile_interval
+from hipnode.evaluation.resampling import (
+    DEFAULT_RESAMPLES,
+    Resamples,
+    bootstrap,
+    codes_of,
+    percentile_interval,
+)
 
 ALWAYS_ONE_ANSWER = "undefined: only one answer was ever given"
 NO_CHOICE = "no interval: one of the two gave only one answer, and kappa is 0 whatever the other says"
@@ -21,13 +27,15 @@ def cohen_kappa(
     interval: Literal["asymptotic", "bootstrap"] = "asymptotic",
     seed: int = 0,
     resamples: int = DEFAULT_RESAMPLES,
+    resampled: Resamples | None = None,
 ) -> Estimate:
     """Cohen's kappa (po - pe) / (1 - pe) of two lists of answers about the same cases.
 
     Two readers; a reader and the reference; a model and the reference; one reader's two phases
     (intra-observer). Asymptotic: the variance of Fleiss, Cohen and Everitt (Psychol Bull 1969;72:323-7) as in
     statsmodels. With `patients` the interval is the bootstrap of patients, whatever was asked: the
-    asymptotic one takes cases as independent. events: cases with the same answer.
+    asymptotic one takes cases as independent. resampled: resamples of these cases to use for it; None draws them
+    from seed. events: cases with the same answer.
     """
     a, b = np.asarray(first), np.asarray(second)
     if a.ndim != 1 or a.shape != b.shape:
@@ -48,12 +56,15 @@ def cohen_kappa(
         return Estimate(value, None, None, n, same, "no interval: no disagreement was seen")
     if (table.sum(axis=0) > 0).sum() < 2 or (table.sum(axis=1) > 0).sum() < 2:
         return Estimate(value, None, None, n, same, NO_CHOICE)
-    if interval == "asymptotic" and patients is None:
+    if interval == "asymptotic" and patients is None and resampled is None:
         with np.errstate(divide="ignore", invalid="ignore"):  # its test of kappa = 0, which is not used
             result = inter_rater.cohens_kappa(table)
         low, high = float(result.kappa_low), float(result.kappa_upp)
         return Estimate(value, max(low, -1.0), min(high, 1.0), n, same, "asymptotic (Fleiss-Cohen-Everitt)")
     one_hot = np.eye(k * k)[cells]  # (cases, k * k)
+    if resampled is not None:
+        shared = _kappas(resampled.sums(one_hot).reshape(-1, k, k))
+        return Estimate(value, *_ordered(shared, f"{len(np.unique(resampled.codes))} patients", n, same))
     codes_of_patients = codes_of(patients, n)
     draws = bootstrap(
         lambda weights: _kappas((weights @ one_hot).reshape(-1, k, k)),
@@ -119,6 +130,7 @@ def answer_counts(answers: ArrayLike) -> NDArray[np.int64]:
 def _kappas(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     """(b,) Cohen's kappa of (b, k, k) tables; NaN where chance agreement is complete."""
     total = tables.sum(axis=(1, 2))
+    total = np.where(total > 0, total, np.nan)  # a resample may have none of these cases
     observed = np.trace(tables, axis1=1, axis2=2) / total
     expected = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1) / total**2
     return _beyond_chance(observed, expected)

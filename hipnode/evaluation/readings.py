@@ -31,6 +31,7 @@ from hipnode.evaluation.readers import (
     spread,
 )
 from hipnode.evaluation.record import ANY, Kappa, ReaderDifference, ReaderQuestion, Readers
+from hipnode.evaluation.resampling import Resamples
 from hipnode.evaluation.tables import Read
 
 METRICS: tuple[Metric, ...] = ("sensitivity", "specificity", "accuracy")
@@ -96,7 +97,7 @@ def study_readers(reads: Sequence[Read], study: Study) -> Readers | None:
         questions=tuple(questions),
         tables=_tables(first, study, place, outcomes),
         outcomes=outcomes,
-        kappas=tuple(_kappas(first, later, study, place)),
+        kappas=tuple(_kappas(first, later, study, place, _Drawn(seen, study, place))),
         times=tuple(_time(reader, first) for reader in readers),
         design=design_checks(
             designed, any_truth, washout_days=study.washout_days, clinic_prevalence=study.prevalence
@@ -199,7 +200,25 @@ def _tables(
     return made
 
 
-def _kappas(first: Sequence[Read], later: Sequence[Read], study: Study, place: dict[str, int]) -> list[Kappa]:
+class _Drawn:
+    """The cases that were read, and resamples of their patients that all kappas share."""
+
+    def __init__(self, seen: Sequence[str], study: Study, place: dict[str, int]) -> None:
+        units = [place[case] for case in seen]
+        self.place = {case: i for i, case in enumerate(seen)}
+        self.resampled = Resamples.draw(
+            study.cases.codes[units], len(units), seed=study.seed, resamples=study.resamples
+        )
+
+    def of(self, cases: Sequence[str]) -> Resamples | None:
+        """Resamples of these cases; None where each is of another patient, so that none are needed."""
+        here = self.resampled.of_units(np.array([self.place[case] for case in cases], dtype=np.int64))
+        return here if len(np.unique(here.codes)) < len(cases) else None
+
+
+def _kappas(
+    first: Sequence[Read], later: Sequence[Read], study: Study, place: dict[str, int], drawn: _Drawn
+) -> list[Kappa]:
     """Agreement in answers: each pair of readers, with the reference, with oneself, and of all readers."""
     reference = {case: study.single[i] for case, i in place.items() if study.single[i]}
     made = []
@@ -210,19 +229,17 @@ def _kappas(first: Sequence[Read], later: Sequence[Read], study: Study, place: d
                 answers.setdefault(read.reader_id, {})[read.case_id] = read.y_read
         readers = sorted(answers)
         for a, b in combinations(readers, 2):
-            made.append(_kappa("reader-reader", a, b, condition, answers[a], answers[b], study, place))
+            made.append(_kappa("reader-reader", a, b, condition, answers[a], answers[b], drawn))
         for reader in readers:
             mine = answers[reader]
-            made.append(
-                _kappa("reader-reference", reader, "reference", condition, mine, reference, study, place)
-            )
+            made.append(_kappa("reader-reference", reader, "reference", condition, mine, reference, drawn))
             again = {
                 r.case_id: r.y_read
                 for r in reversed(later)
                 if (r.reader_id, r.condition) == (reader, condition)
             }
             if again:
-                made.append(_kappa("intra-observer", reader, reader, condition, mine, again, study, place))
+                made.append(_kappa("intra-observer", reader, reader, condition, mine, again, drawn))
         common = sorted(
             set.intersection(*(set(a) for a in answers.values())) if answers else set(),
             key=lambda c: place[c],
@@ -233,8 +250,8 @@ def _kappas(first: Sequence[Read], later: Sequence[Read], study: Study, place: d
                 counted, _patients(common, study, place), seed=study.seed, resamples=study.resamples
             )
             made.append(Kappa("fleiss", f"{len(readers)} readers", "", condition, value))
-    model = {case: study.named[i] for case, i in place.items()}
-    made.append(_kappa("model-reference", study.model, "reference", None, model, reference, study, place))
+    model = {case: study.named[place[case]] for case in drawn.place}
+    made.append(_kappa("model-reference", study.model, "reference", None, model, reference, drawn))
     return made
 
 
@@ -245,14 +262,11 @@ def _kappa(
     condition: str | None,
     a: dict[str, str],
     b: dict[str, str],
-    study: Study,
-    place: dict[str, int],
+    drawn: _Drawn,
 ) -> Kappa:
-    both = sorted(a.keys() & b.keys(), key=lambda case: place[case])
-    patients = _patients(both, study, place)
-    value = cohen_kappa(
-        [a[c] for c in both], [b[c] for c in both], patients, seed=study.seed, resamples=study.resamples
-    )
+    """On the cases that both answered and that were read; the model too, so that it stands beside the readers."""
+    both = sorted(a.keys() & b.keys() & drawn.place.keys(), key=drawn.place.__getitem__)
+    value = cohen_kappa([a[c] for c in both], [b[c] for c in both], resampled=drawn.of(both))
     return Kappa(kind, first, second, condition, value)
 
 
