@@ -304,6 +304,12 @@ def test_a_protocol_may_pin_the_weights(hospital):
     assert [row.package_sha256 for row in hospital.rows()] == [sha256]
 
 
+def test_weights_that_are_not_the_manifests_are_not_accepted(hospital, package):
+    package.weights_file.write_bytes(b"other weights")
+    assert "SHA-256 differs" in str(hospital.accept().exception)
+    assert hospital.rows() == []
+
+
 def test_wrong_use_is_told_in_a_sentence(hospital, monkeypatch, capsys):
     for words, options in (
         ("Give --protocol and --out", ["accept"]),

@@ -12,7 +12,7 @@ from hipnode import ledger, migrations
 from hipnode.cli.doors import open_ledger
 from hipnode.cli.needs import need_evaluation
 from hipnode.cli.screen import as_json, plain, screen
-from hipnode.errors import HipnodeError, PackageUnknown
+from hipnode.errors import HipnodeError, PackageError, PackageUnknown
 from hipnode.ledger import AcceptanceRow
 from hipnode.packages import ModelPackage, find_packages, named_package
 from hipnode.settings import Settings, load_settings
@@ -273,7 +273,11 @@ def _facts(row: AcceptanceRow) -> dict[str, object]:
 
 def _package(id_: str, settings: Settings, *, needed: bool) -> ModelPackage | None:
     """The package, its weights hashed; None where it is not installed and not needed."""
-    found = find_packages(settings.package_folders)
+    problems: list[PackageError] = []
+    found = find_packages(settings.package_folders, problems=problems)
+    for problem in problems:
+        if problem.package_id == id_ and id_ not in found:
+            raise problem
     try:
         return named_package(found, id_, settings.data / "packages")
     except PackageUnknown:
