@@ -41,7 +41,6 @@ def main() -> None:
         for name, films, boxes in (
             ("20,000 films, 4 classes, boxes", 20_000, True),
             ("20,000 films, 4 classes, p columns", 20_000, False),
-            ("100,000 films, 4 classes, p columns", 100_000, False),
         ):
             folder = Path(made) / name.replace(" ", "")
             folder.mkdir()
