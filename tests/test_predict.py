@@ -382,6 +382,7 @@ def test_the_command_reads_films_tests_them_under_stress_and_reports(site, packa
     assert result.exit_code == 0, result.output
     assert "3 films" in result.stderr
     assert "1 refused, 0 failed" in result.stderr
+    assert "Note: hip-test: Research use only." in result.stdout
     with (site.out / "tables" / "stress.csv").open(encoding="utf-8-sig", newline="") as file:
         stress = list(csv.DictReader(file))
     assert len(stress) == len(standard())

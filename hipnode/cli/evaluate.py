@@ -139,8 +139,9 @@ def _evaluate(
     except TablesUnusable as error:
         _tell(error)
         raise typer.Exit(1) from error
-    page = _write(evaluation, out, compat, more, made if run is not None else None)
-    _headlines(evaluation, page)
+    cautions = made.cautions if made is not None and run is not None else ()
+    page = _write(evaluation, out, compat, more, cautions)
+    _headlines(evaluation, page, cautions)
 
 
 @evaluate.command()
@@ -284,7 +285,7 @@ def _write(
     out: Path,
     compat: str | None,
     more: "Sequence[Section]",
-    reader: ModelPackage | None,
+    cautions: Sequence[str],
 ) -> Path:
     from hipnode.evaluation.published.assemble import sections
     from hipnode.evaluation.report.evaluation import evaluation_document
@@ -293,9 +294,7 @@ def _write(
     typer.echo("report ...", err=True)
     published = sections(evaluation, compat_bjj2025=compat is not None)
     document = evaluation_document(evaluation, [*more, *published])
-    if reader is not None:
-        document = replace(document, warnings=(*reader.cautions, *document.warnings))
-    return write(document, out)
+    return write(replace(document, warnings=(*cautions, *document.warnings)), out)
 
 
 def _command(given: dict[str, Any]) -> str:
@@ -338,9 +337,9 @@ def _tell(error: "TablesUnusable") -> None:
     typer.echo(f"{count}; nothing was done.", err=True)
 
 
-def _headlines(evaluation: "Evaluation", page: Path) -> None:
+def _headlines(evaluation: "Evaluation", page: Path, cautions: Sequence[str]) -> None:
     console = screen()
-    for warning in evaluation.warnings:
+    for warning in (*cautions, *evaluation.warnings):
         console.print(plain(f"Note: {warning}"), style="yellow")
     for identity in evaluation.identities:
         if not identity.holds:
