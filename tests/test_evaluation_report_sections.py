@@ -161,6 +161,11 @@ def test_the_class_table_holds_the_record(full: Evaluation, document: Document) 
     assert row[9] == full.models[0].multi_label.rows[0].estimates["npv"]
 
 
+def test_false_marks_are_per_unit_of_the_evaluation(document: Document) -> None:
+    assert table(document, "froc-rates-1").columns[0] == "false marks per hip, at most"
+    assert "over 40 hips" in next(f.caption for f in document.figures() if f.name == "froc-1")
+
+
 def test_counts_of_every_operating_point_add_up(full: Evaluation, document: Document) -> None:
     for row in table(document, "operating-points-1").rows:
         assert sum(int(x) for x in row[3:7]) == full.facts.judged.units  # type: ignore[arg-type]

@@ -107,8 +107,8 @@ def precision_figure(name: str, title: str, lines: Sequence[Line], unit: str) ->
     return Figure(name, title, caption, f"Precision-recall curves. Average precision: {areas}.", svg)
 
 
-def froc_figure(name: str, title: str, curves: Sequence[tuple[str, Froc]]) -> Figure:
-    """Lesions found against false marks per image, with the usual rates marked."""
+def froc_figure(name: str, title: str, curves: Sequence[tuple[str, Froc]], unit: str = "image") -> Figure:
+    """Lesions found against false marks per unit (of classic FROC the image), with the usual rates marked."""
     drawn = [(label, froc) for label, froc in curves if froc.lesions]
     furthest = max((float(f.false_marks_per_image.max(initial=0.0)) for _, f in drawn), default=0.0)
     right = min(max(1.05 * furthest, 0.1), 1.05 * FROC_RATES[-1])
@@ -131,7 +131,7 @@ def froc_figure(name: str, title: str, curves: Sequence[tuple[str, Froc]]) -> Fi
             rates = [(r, s) for r, s in froc.at.items() if s is not None and r <= right]
             axes.plot(*_columns(rates), look.marker, color=look.colour, markersize=4)
         axes.set(xlim=(0, right), ylim=(0, 1.01))
-        axes.set_xlabel("False marks per image")
+        axes.set_xlabel(f"False marks per {unit}")
         axes.set_ylabel("Lesions found (sensitivity)")
         axes.grid(True)
         _legend_below(figure, axes, columns=3)
@@ -140,10 +140,10 @@ def froc_figure(name: str, title: str, curves: Sequence[tuple[str, Froc]]) -> Fi
     images = max((f.images for _, f in drawn), default=0)
     rates_said = ", ".join(f"{rate:g}" for rate in FROC_RATES)
     caption = (
-        f"FROC curve over {count(images, 'image')} ({what}): a lesion counts as found when a mark of its class "
-        f"overlaps it enough. Signs stand at {rates_said} false marks per image, as far as the curve reaches."
+        f"FROC curve over {count(images, unit)} ({what}): a lesion counts as found when a mark of its class "
+        f"overlaps it enough. Signs stand at {rates_said} false marks per {unit}, as far as the curve reaches."
     )
-    return Figure(name, title, caption, caption, svg, (_froc_points(name, drawn),))
+    return Figure(name, title, caption, caption, svg, (_froc_points(name, drawn, unit),))
 
 
 def score_figure(
@@ -220,13 +220,13 @@ def _points(name: str, lines: Sequence[Line], unit: str) -> Table:
     return Table(f"{name}-points", "Counts at every threshold", unit, columns, tuple(rows))
 
 
-def _froc_points(name: str, curves: Sequence[tuple[str, Froc]]) -> Table:
+def _froc_points(name: str, curves: Sequence[tuple[str, Froc]], unit: str) -> Table:
     rows = tuple(
         (label, float(t), round(float(s) * f.lesions), f.lesions, round(float(x) * f.images), f.images)
         for label, f in curves
         for t, s, x in zip(f.thresholds, f.sensitivity, f.false_marks_per_image, strict=True)
     )
-    columns = ("curve", "threshold", "found", "lesions", "false marks", "images")
+    columns = ("curve", "threshold", "found", "lesions", "false marks", plural(unit))
     return Table(f"{name}-points", "Counts at every threshold", "lesion", columns, rows)
 
 

@@ -9,7 +9,7 @@ from hipnode.evaluation.report.charts import ForestRow, Reliability, forest_figu
 from hipnode.evaluation.report.curves import froc_figure
 from hipnode.evaluation.report.document import Cell, Figure, Section, Table
 from hipnode.evaluation.report.naming import CALIBRATION_WORDS, Naming, group_words
-from hipnode.evaluation.report.words import count, listed
+from hipnode.evaluation.report.words import count, listed, plural
 
 BINS = 15  # of the printed figures, as for ECE; both numbers of bins and both spacings are in the CSV
 
@@ -25,7 +25,9 @@ def place_section(model: ModelResult, naming: Naming) -> Section:
             *_pixel_tables(found, naming),
         ]
     if found.froc is not None and found.froc.lesions:
-        parts.append(froc_figure(naming.part("froc"), naming.title("FROC"), [("all classes", found.froc)]))
+        parts.append(
+            froc_figure(naming.part("froc"), naming.title("FROC"), [("all classes", found.froc)], naming.unit)
+        )
         parts.append(_froc_table(found, naming))
     others = _other_places(found, naming)
     parts += [others] if others is not None else []
@@ -168,7 +170,7 @@ def _pixel_tables(found: Localisation, naming: Naming) -> list[Table]:
         if rows:
             note = (
                 "Areas of boxes, counted in pixels. Accuracy and specificity are near 1 wherever boxes are small: they "
-                "are no per-case numbers. n is the number of images or hips."
+                f"are no per-case numbers. n counts {plural(naming.unit)}."
             )
             name = naming.part(f"pixels-{kind.replace('_', '-')}")
             tables.append(Table(name, naming.title(f"Box masks, {title}"), "pixel", head, rows, (note,)))
@@ -183,7 +185,7 @@ def _pixels(places: ClassPlaces, kind: str) -> dict[str, Cell]:
 
 def _froc_table(found: Localisation, naming: Naming) -> Table:
     rows = tuple((f"{rate:g}", estimate) for rate, estimate in found.froc_at.items())
-    columns = ("false marks per image, at most", "lesions found")
+    columns = (f"false marks per {naming.unit}, at most", "lesions found")
     return Table(naming.part("froc-rates"), naming.title("FROC at fixed rates"), "lesion", columns, rows)
 
 
