@@ -90,6 +90,13 @@ def test_a_missing_probability_is_named_and_no_zero():
     assert "model m 1 has no p_VF; add it, or name the classes to evaluate with --classes" in str(problem)
 
 
+def test_a_class_cannot_be_called_as_all_of_them_are():
+    odd = Tables((ANY,), (label(0),), (), ())
+    assert [str(p) for p in check(odd)] == [
+        "predictions: a class is called any, which stands for all classes together here; give it another name"
+    ]
+
+
 def test_units_that_were_not_read_are_apart():
     silent = Prediction(3, "c1", "m", "1", {}, not_read="BODY_PART")
     cases = gather(tables([label(0, "DF"), label(1, "VF")], [said(0)], unread=(silent,)), MODEL, ALL, RULE)

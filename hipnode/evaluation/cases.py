@@ -131,6 +131,9 @@ def check(tables: Tables) -> list[Problem]:
     of the classes. A missing probability is no 0."""
     problems = []
     file = tables.files[1]
+    if ANY in tables.classes:
+        says = f"a class is called {ANY}, which stands for all classes together here; give it another name"
+        problems.append(Problem(file, None, says))
     for model in models_in(tables):
         rows = [p for p in tables.predictions if (p.model_id, p.model_version) == model]
         given = {name for p in rows for name in p.probabilities} - {NO_FRACTURE}
