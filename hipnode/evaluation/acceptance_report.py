@@ -13,6 +13,7 @@ from hipnode.evaluation.acceptance_cases import ThresholdUsed
 from hipnode.evaluation.classes import NO_FRACTURE
 from hipnode.evaluation.protocol import ANY, Protocol
 from hipnode.evaluation.report.document import Cell, Document, Section, Table
+from hipnode.evaluation.report.spreadsheets import guarded
 from hipnode.evaluation.report.words import count, listed, plural
 from hipnode.evaluation.tables import Label
 from hipnode.status import AcceptanceOutcome
@@ -112,7 +113,7 @@ def review(answers: Answers, labels: Sequence[Label]) -> str:
         else:
             what = "another class"
         shown = f"{score[i]:.4f}" if answers.read[i] else ""
-        out.writerow([label.case_id, what, _names(answers, answers.truth[i]),
+        out.writerow([guarded(label.case_id), what, _names(answers, answers.truth[i]),
                       _names(answers, answers.called[i] & answers.read[i]), shown, "", "", ""])  # fmt: skip
     return text.getvalue()
 
