@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from hipnode import ledger
+from hipnode import ledger, migrations
 from hipnode.cli import acceptance_run
 from hipnode.evaluation.intervals import wilson
 from hipnode.evaluation.planning import NoPlan, chance_to_pass, patients_needed, steps
@@ -20,9 +21,9 @@ from hipnode.packages import ModelPackage
 from hipnode.settings import load_settings
 from hipnode.status import AcceptanceOutcome
 from tests.packages import make_package, make_seeded_package
-from tests.test_cli import ended, ledger_site, run, site
+from tests.test_cli import ended, run, site
 
-__all__ = ["ledger_site", "site"]
+__all__ = ["site"]
 
 PROTOCOL = """
 name = "Yearly"
@@ -45,10 +46,20 @@ bound = 0.7
 """
 
 
+@pytest.fixture(scope="module")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger to copy, which is quicker than to migrate one for each test."""
+    path = tmp_path_factory.mktemp("ledger") / "hipnode.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def hospital(ledger_site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hospital"]:
+def hospital(site: Path, empty_ledger: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hospital"]:
     monkeypatch.setattr(acceptance_run, "code_version", lambda: "1")  # the checkout may change under a test
-    place = Hospital(ledger_site)
+    (site / "data").mkdir(exist_ok=True)
+    shutil.copyfile(empty_ledger, site / "data" / "hipnode.db")
+    place = Hospital(site)
     yield place
     place.make.kw["bind"].dispose()
 
