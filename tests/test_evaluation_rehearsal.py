@@ -316,7 +316,7 @@ def test_a_wrong_file_gets_one_clear_sentence_and_no_number(name, tmp_path, caps
             ("Every image has a fracture", "specificity –, 0 of 0", "AUC –, 60 against 0"),
         ),
         ({"y_class": "N"}, ("No image has a fracture", "sensitivity –, 0 of 0", "AUC –, 0 against 60")),
-        ({"patient_id": f"{IDENTIFIER}1"}, ("60 images are of 1 patient", "sensitivity 0.")),
+        ({"patient_id": f"{IDENTIFIER}1"}, ("60 images of 1 patient:", "sensitivity 0.")),
     ],
     ids=["only fractures", "no fracture", "one patient"],
 )
@@ -338,7 +338,7 @@ def test_ten_cases_are_said_to_be_few_and_a_perfect_score_claims_no_certainty(tm
     files["predictions"]["p_fracture"] = [0.9, 0.1] * 5
     assert evaluate(*bring(tmp_path, files)) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "Only 10 images were judged" in said
+    assert "Only 10 images to judge by" in said
     assert "sensitivity 1.000 (0.566–1.000), 5 of 5" in said
     areas = pd.read_csv(tmp_path / "out" / "tables" / "areas.csv").iloc[0]
     assert areas["AUC low"] < 0.7

@@ -147,8 +147,8 @@ def test_calibrators_are_fitted_on_validation_and_kept():
         (["N"] * 10, "No image has a fracture"),
         (["DF"] * 5 + ["N"] * 5, "No image has VF: how often it is found is undefined"),
         (["DF", "VF"] * 4 + ["N"] * 2, "Fewer than 10 images have DF (4), VF (4)"),
-        (["DF", "VF"] * 4 + ["N"] * 2, "Only 2 images have no fracture"),
-        (["DF", "VF"] * 4 + ["N"] * 2, "Only 10 images were judged"),
+        (["DF", "VF"] * 4 + ["N"] * 2, "Only 2 images without a fracture"),
+        (["DF", "VF"] * 4 + ["N"] * 2, "Only 10 images to judge by"),
     ],
 )
 def test_ten_cases_and_empty_classes_are_no_silent_numbers(truth, says):
@@ -172,7 +172,7 @@ def test_hips_of_one_patient_widen_the_intervals():
     assert one.used.estimates["sensitivity"] == wilson(counts.tp, counts.positives)
     assert "of 4 patients" in two.used.estimates["sensitivity"].method
     assert "of 4 patients" in two.average_precision.method
-    assert any("120 images are of 4 patients" in warning for warning in together.warnings)
+    assert any("120 images of 4 patients" in warning for warning in together.warnings)
 
 
 def test_clopper_pearson_on_request_is_in_every_table_of_proportions():

@@ -350,13 +350,13 @@ def _headlines(evaluation: "Evaluation", page: Path, cautions: Sequence[str]) ->
 
 
 def _numbers(console: Console, model: "ModelResult", unit: str) -> None:
-    from hipnode.evaluation.report.words import with_interval
+    from hipnode.evaluation.report.words import count, with_interval
 
     question = model.any_fracture
     counts = question.used.counts
     too_good = ", too good: threshold chosen on these cases" if model.optimistic else ""
     sensitivity, specificity = (question.used.estimates[name] for name in ("sensitivity", "specificity"))
-    console.print(plain(f"{model.name}, {counts.n} {unit}s, any fracture{too_good}:"))
+    console.print(plain(f"{model.name}, {count(counts.n, unit)}, any fracture{too_good}:"))
     for name, estimate, of in (
         ("sensitivity", sensitivity, f"{counts.tp} of {counts.positives}"),
         ("specificity", specificity, f"{counts.tn} of {counts.negatives}"),

@@ -6,6 +6,7 @@ from typing import Protocol
 from hipnode.evaluation.cases import ALL, Cases
 from hipnode.evaluation.counts import Counts, micro_specificity
 from hipnode.evaluation.record import ANY, CaseFacts, Identity, ModelResult, Readers
+from hipnode.evaluation.report.words import count
 
 FEW_UNITS = 100
 FEW_EVENTS = 10
@@ -80,9 +81,9 @@ def warnings(
         said += _of_model(model, facts, validation[model.name])
     if facts.clustered:
         said.append(
-            f"{facts.judged.units} {facts.unit}s are of {facts.judged.patients} patients: intervals of proportions "
-            "are widened for units of one patient, and the bootstrap draws patients. Tests of McNemar and the "
-            "intervals of predictive values at another prevalence count every unit as independent."
+            f"{count(facts.judged.units, facts.unit)} of {count(facts.judged.patients, 'patient')}: intervals of "
+            "proportions are widened for units of one patient, and the bootstrap draws patients. Tests of McNemar and "
+            "the intervals of predictive values at another prevalence count every unit as independent."
         )
     if asked.prevalence is None:
         share = facts.judged.positives[ANY] / facts.judged.units
@@ -101,7 +102,7 @@ def _of_cases(facts: CaseFacts) -> list[str]:
     said = []
     if n < FEW_UNITS:
         said.append(
-            f"Only {n} {unit}s were judged: no number here is precise, see the width of its interval."
+            f"Only {count(n, unit)} to judge by: no number here is precise, see the width of its interval."
         )
     if not positives[ANY]:
         said.append(
@@ -120,10 +121,10 @@ def _of_cases(facts: CaseFacts) -> list[str]:
             said.append(f"Fewer than {FEW_EVENTS} {unit}s have {', '.join(few)}: its numbers say little.")
     elif 0 < positives[ANY] < FEW_EVENTS:
         said.append(
-            f"Only {positives[ANY]} {unit}s have a fracture: what is said about finding it says little."
+            f"Only {count(positives[ANY], unit)} with a fracture: what is said about finding it says little."
         )
     if 0 < n - positives[ANY] < FEW_EVENTS:
-        said.append(f"Only {n - positives[ANY]} {unit}s have no fracture: specificity says little.")
+        said.append(f"Only {count(n - positives[ANY], unit)} without a fracture: specificity says little.")
     if judged.name == ALL:
         said.append(
             "The labels name no split: whether the model was trained or tuned on these cases cannot be seen here."
@@ -135,7 +136,7 @@ def _of_cases(facts: CaseFacts) -> list[str]:
         )
     if facts.several_classes:
         said.append(
-            f"{facts.several_classes} {unit}s have more than one class and are left out of the single-label view."
+            f"Left out of the single-label view: {count(facts.several_classes, unit)} with more than one class."
         )
     return said
 
@@ -171,8 +172,8 @@ def _of_model(model: ModelResult, facts: CaseFacts, validation: Cases | None) ->
     if model.unread.units:
         n = model.unread.units
         said.append(
-            f"{model.name} did not read {n} of {facts.judged.units} {unit}s, {model.unread.positives[ANY]} of them "
-            "with a fracture; they are in no number but the sensitivity among all."
+            f"{model.name} did not read {n:,} of {count(facts.judged.units, unit)}, {model.unread.positives[ANY]} of "
+            "them with a fracture; they are in no number but the sensitivity among all."
         )
     if any(c.fitted_on == "cross-fitted" for c in model.any_fracture.calibration if not c.says):
         said.append(
