@@ -110,7 +110,7 @@ def _evaluate(
     if stress and data is None:
         raise typer.BadParameter("--stress changes films, so that it needs --package and --data.")
     if prevalence is not None and not 0 < prevalence < 1:
-        raise typer.BadParameter(f"--prevalence is a share between 0 and 1, not {prevalence:g}.")
+        raise typer.BadParameter(f"--prevalence is a share above 0 and below 1, not {prevalence:g}.")
     for value in also_at or []:
         _in_unit("--also-at", value)
     made = named(package) if package is not None else None

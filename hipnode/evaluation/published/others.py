@@ -229,8 +229,10 @@ def _gain(ours: float, theirs: float) -> tuple[float, float | None]:
 
 
 def _limits(estimate: Estimate) -> str | None:
-    """Wald limits of a proportion whose events are its successes."""
-    limits = None if estimate.events is None else wald(estimate.events, estimate.n)
+    """Wald limits of a proportion whose events are its successes; none at 0 and 1, where they have no width."""
+    if estimate.events is None or estimate.events in (0, estimate.n):
+        return None
+    limits = wald(estimate.events, estimate.n)
     return None if limits is None else f"{limits[0]:.3f}-{limits[1]:.3f}"
 
 
