@@ -177,8 +177,9 @@ def _difference_table(readers: Readers, naming: Naming) -> Table:
             rows.append((who, naming.question(question.name), d.metric, d.difference, *last))
     columns = ("reader", "class", "what", "with minus without AI", "lost", "gained", "p")
     notes = (
-        "Lost: right without AI and wrong with it; gained: the other way round; p: McNemar's test on these. Mean of "
-        "all: readers and patients drawn by lot.",
+        "Lost: right without AI and wrong with it; gained: the other way round; p: McNemar's test on these, "
+        "two-sided, exact below 25 of them, else chi-square with continuity correction. Mean of all: readers and "
+        "patients drawn by lot.",
     )
     title = "What AI changes, on the cases read in both conditions"
     return Table("readers-differences", title, f"{naming.unit} read", columns, tuple(rows), notes)
