@@ -55,7 +55,8 @@ class _Commands(TyperGroup):
 
 def _as_command(name: str, what: Any) -> Any:
     if isinstance(what, typer.Typer):
-        command = typer.main.get_command(what)
+        # not get_command: it would offer to install shell completion below each of our commands
+        command: Any = typer.main.get_group(what)
     else:
         single = typer.Typer(add_completion=False)
         single.command(name)(what)
