@@ -341,7 +341,7 @@ def test_thousands_of_one_kind_of_problem_do_not_hide_another(site):
         site(labels=labels)
     lines = str(refused.value).splitlines()
     assert len(refused.value.problems) == 2001
-    assert lines[5] == "labels.csv: 1995 more rows have this problem, among rows 7 to 2001"
+    assert lines[5] == "labels.csv: 1995 more with this problem, rows 7 to 2001"
     assert lines[6] == "labels.csv, row 2002: patient_id is empty"
 
 
@@ -358,3 +358,12 @@ def test_row_numbers_that_pandas_leaves_in_parquet_are_no_column(tmp_path):
     table = {"case_id": ["c1"], "patient_id": ["p1"], "y_class": ["DF"], "__index_level_0__": [7]}
     parquet.write_table(pyarrow.table(table), tmp_path / "labels.parquet")
     assert load_labels(tmp_path / "labels.parquet", CLASSES)[0].strata == {}
+
+
+def test_every_row_of_a_problem_is_named(site):
+    rows = [f"c{i},p{i},{'XX' if i % 3 == 0 or i > 20 else 'DF'},test,," for i in range(30)]
+    with pytest.raises(TablesUnusable) as refused:
+        site(labels=LABELS + "\n".join(rows) + "\n")
+    assert (
+        str(refused.value).splitlines()[5] == "labels.csv: 11 more with this problem, rows 17, 20, 23 to 31"
+    )

@@ -16,6 +16,8 @@ from pyarrow import parquet
 
 from hipnode.errors import HipnodeError
 
+MOST_RANGES = 100  # in one line
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -38,7 +40,7 @@ class TablesUnusable(HipnodeError):
 
 
 def told(problems: Sequence[Problem], of_a_kind: int = 5) -> list[str]:
-    """The problems as lines, of each kind in each file the first few and how many more: none hides another."""
+    """The problems as lines, of each kind in each file the first few, then rows only: none hides another."""
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         kind = re.sub(r"'.*?'|[0-9.,]+", "", problem.says)
@@ -46,10 +48,22 @@ def told(problems: Sequence[Problem], of_a_kind: int = 5) -> list[str]:
     lines = []
     for (file, _), alike in kinds.items():
         lines += [str(problem) for problem in alike[:of_a_kind]]
-        if more := alike[of_a_kind:]:
-            rows = f"{more[0].row} to {more[-1].row}"
-            lines.append(f"{file}: {len(more)} more rows have this problem, among rows {rows}")
+        if more := [problem.row for problem in alike[of_a_kind:] if problem.row is not None]:
+            lines.append(f"{file}: {len(more)} more with this problem, rows {_ranges(more)}")
     return lines
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """Row numbers in words, "3, 7 to 9"; of very many the first and how many more."""
+    ranges: list[list[int]] = []
+    for row in sorted(set(rows)):
+        if ranges and row == ranges[-1][1] + 1:
+            ranges[-1][1] = row
+        else:
+            ranges.append([row, row])
+    said = [str(first) if first == last else f"{first} to {last}" for first, last in ranges[:MOST_RANGES]]
+    left = sum(last - first + 1 for first, last in ranges[MOST_RANGES:])
+    return ", ".join(said) + (f" and {left} more" if left else "")
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
