@@ -185,6 +185,7 @@ def test_gain_over_readers_is_given_in_points_and_relative():
 def test_without_readers_there_is_no_gain():
     table = others.bath("hip", wilson(92, 100), cohen_kappa(TRUTH, CALLED), {}, None)
     assert not [name for name in rows_of(table) if "Gain" in name or "Jaccard" in name]
+    assert "No reads without AI were given, so that no gain over readers can be told." in table.notes
 
 
 def test_pelvixnet_counts_give_what_the_paper_prints():
