@@ -1,4 +1,4 @@
-"""The evaluation's numbers against R (pROC, psych, vcd, epiR, rms) on data with ties; see tests/golden/r."""
+"""The evaluation's numbers against R (pROC, psych, vcd, epiR, rms, survey) on data with ties; see tests/golden/r."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import pytest
 from hipnode.evaluation.agreement import answer_counts, cohen_kappa, fleiss_kappa
 from hipnode.evaluation.calibration import brier, calibration_line, ece, fit, log_loss, mce
 from hipnode.evaluation.counts import Counts
-from hipnode.evaluation.intervals import clopper_pearson, sample_size, wilson
+from hipnode.evaluation.intervals import clopper_pearson, sample_size, share_by_patient, wilson
 from hipnode.evaluation.operating import (
     OperatingPoint,
     at_sensitivity,
@@ -102,6 +102,14 @@ def test_limits_of_proportions_are_those_of_prop_test_and_binom_test(told: dict[
     for made, name in ((wilson, "wilson"), (clopper_pearson, "exact")):
         found = made(told["x"], told["n"])
         assert [found.low, found.high] == [close(limit) for limit in told[name]]
+
+
+@pytest.mark.parametrize(("name", "rows"), [("all", Y | True), ("positive", Y), ("negative", ~Y)])
+def test_shares_by_patient_have_the_design_effect_of_survey(name: str, rows: np.ndarray) -> None:
+    found = share_by_patient((A >= 0.5)[rows], np.array(PATIENTS)[rows])
+    told = R["by_patient"][name]
+    assert [found.low, found.high] == [close(limit) for limit in told["limits"]]
+    assert f"design effect {told['effect']:.2f} " in found.method
 
 
 @pytest.mark.parametrize("told", R["mcnemar"], ids=lambda told: f"{told['lost']}-{told['gained']}")

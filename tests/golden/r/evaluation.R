@@ -1,7 +1,8 @@
 # Makes cases.csv and values.json beside this file: what R says about data with ties, clusters and few cases.
-#   Rscript tests/golden/r/evaluation.R       (Debian: r-base-core r-cran-{proc,psych,vcd,epir,rms,jsonlite})
+#   Rscript tests/golden/r/evaluation.R       (Debian: r-base-core r-cran-{proc,psych,vcd,epir,rms,survey,jsonlite})
 # The tests read both files; R is not needed to run them.
-suppressMessages({library(pROC); library(psych); library(vcd); library(epiR); library(rms); library(jsonlite)})
+suppressMessages({library(pROC); library(psych); library(vcd); library(epiR); library(rms); library(survey)
+  library(jsonlite)})
 here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
 set.seed(20250213)
 
@@ -22,7 +23,7 @@ cases <- data.frame(patient, y, a, b, truth, r1, r2, r3, before, after)
 write.csv(cases, file.path(here, "cases.csv"), row.names = FALSE, quote = FALSE)
 
 out <- list(versions = list(R = paste(R.version$major, R.version$minor, sep = ".")))
-for (p in c("pROC", "psych", "vcd", "epiR", "rms")) out$versions[[p]] <- as.character(packageVersion(p))
+for (p in c("pROC", "psych", "vcd", "epiR", "rms", "survey")) out$versions[[p]] <- as.character(packageVersion(p))
 
 # areas: pROC
 area_of <- function(y, s) {
@@ -75,6 +76,16 @@ out$shares <- lapply(shares, function(s) list(
   x = s[1], n = s[2],
   wilson = as.numeric(suppressWarnings(prop.test(s[1], s[2], correct = FALSE))$conf.int),
   exact = as.numeric(binom.test(s[1], s[2])$conf.int)))
+
+# shares of units of the same patients: Wilson with n over the design effect of survey::svymean
+of_patients <- function(rows) {
+  hits <- data.frame(patient = patient[rows], hit = as.integer(a[rows] >= .5))
+  effect <- as.numeric(deff(svymean(~hit, svydesign(ids = ~patient, weights = ~1, data = hits), deff = "replace")))
+  k <- length(rows) / max(effect, 1); p <- mean(hits$hit); z <- qnorm(.975)
+  middle <- p + z^2 / (2 * k); half <- z * sqrt(p * (1 - p) / k + z^2 / (4 * k^2))
+  list(effect = effect, limits = (middle + c(-1, 1) * half) / (1 + z^2 / k))
+}
+out$by_patient <- list(all = of_patients(1:n), positive = of_patients(which(y == 1)), negative = of_patients(which(y == 0)))
 
 # McNemar
 pairs <- list(c(4, 15), c(0, 5), c(12, 12), c(9, 16), c(30, 51), c(10, 14), c(0, 1))
