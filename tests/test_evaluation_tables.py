@@ -136,7 +136,11 @@ def test_every_problem_of_all_tables_is_listed_at_once(site):
         predictions=PREDICTIONS + "c1,m,1,7,x,\n",
         reads=READS + "c1,r1,maybe,1,ZZ,-3\n",
     )
-    assert len(seen) == 9
+    told = [(text.split(",")[0], text.split(": ", 1)[1]) for text in seen]
+    assert ("labels.csv", "its case_id is in row 2 already") in told
+    again = "its case, model and version are in row 2 already"
+    assert ("predictions.csv", again) in told  # though that row has a score that is no number
+    assert len(told) == 10
     assert {text.split(",")[0] for text in seen} == {"labels.csv", "predictions.csv", "reads.csv"}
 
 
@@ -340,7 +344,7 @@ def test_thousands_of_one_kind_of_problem_do_not_hide_another(site):
     with pytest.raises(TablesUnusable) as refused:
         site(labels=labels)
     lines = str(refused.value).splitlines()
-    assert len(refused.value.problems) == 2001
+    assert len(refused.value.problems) == 2002  # the last: cases without a prediction
     assert lines[5] == "labels.csv: 1995 more with this problem, rows 7 to 2001"
     assert lines[6] == "labels.csv, row 2002: patient_id is empty"
 

@@ -160,7 +160,6 @@ def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | 
     if reads is not None:
         needed = ("case_id", "reader_id", "condition", "y_read")
         read_rows = _parsed(reads, kept, _read, needed, problems)
-    whole = not problems
     problems += check_labels(label_rows, labels.name)
     keys = [(p.row, (p.case_id, p.model_id, p.model_version)) for p in prediction_rows]
     problems += _repeated(keys, predictions.name, "case, model and version are")
@@ -170,7 +169,7 @@ def load(labels: Path, predictions: Path, classes: Sequence[str], reads: Path | 
         "case, reader, condition and phase are",
     )
     files = (labels.name, predictions.name, reads.name if reads else "")
-    if whole:  # a row that could not be read would be reported again as a missing case
+    if label_rows and prediction_rows and (reads is None or read_rows):  # else every case would be a stranger
         problems += _strangers(label_rows, prediction_rows, read_rows, files)
     if problems:
         raise TablesUnusable(problems)
@@ -184,7 +183,7 @@ def check_labels(labels: Sequence[Label], file: str) -> list[Problem]:
     films = [(x.row, (x.image_uid, x.hip or "none")) for x in labels if x.image_uid]
     problems += _repeated(films, file, "image_uid and hip are")
     homes: dict[str, Label] = {}
-    for label in labels:
+    for label in (label for label in labels if label.patient_id):
         first = homes.setdefault(label.patient_id, label)
         if first.split != label.split:
             says = (
@@ -382,7 +381,7 @@ def _parsed(
     needed: Sequence[str],
     problems: list[Problem],
 ) -> list[T]:
-    """The rows that could be read; what is wrong with the file and its rows goes to problems."""
+    """The rows, what could not be read left empty; what is wrong with file and rows goes to problems."""
     try:
         rows = read_rows(path)
     except TablesUnusable as error:
@@ -406,16 +405,15 @@ def _parsed(
     made = []
     for row, values in rows:
         cells = _Cells(path.name, row, values, classes)
-        record = read(cells)
+        made.append(read(cells))  # also with something wrong in it: the row still names its case and patient
         problems += cells.problems
-        if not cells.problems:
-            made.append(record)
     return made
 
 
 def _repeated(keys: Sequence[tuple[int, tuple[object, ...]]], file: str, what: str) -> list[Problem]:
     first: dict[tuple[object, ...], int] = {}
-    again = [(row, first[key]) for row, key in keys if first.setdefault(key, row) != row]
+    named = [(row, key) for row, key in keys if key[0]]  # an empty name was told already
+    again = [(row, first[key]) for row, key in named if first.setdefault(key, row) != row]
     return [Problem(file, row, f"its {what} in row {before} already") for row, before in again]
 
 
@@ -452,7 +450,7 @@ def _strangers(
             problems += _outside(files[1], prediction.row, prediction.boxes, size or met)
     for file, rows in ((files[1], predictions), (files[2], reads)):
         for each in rows:
-            if each.case_id not in known:
+            if each.case_id and each.case_id not in known:
                 problems.append(Problem(file, each.row, f"its case is not in {files[0]}"))
     seen: dict[tuple[str, str], set[str]] = {}
     for prediction in predictions:
