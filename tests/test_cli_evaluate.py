@@ -80,7 +80,7 @@ def test_two_tables_become_a_report_and_again_the_same_bytes(site):
         (("--out", "OUT", "--labels", "a", "--predictions", "b", "--compat", "x"), "bjj2025"),
         (
             ("--out", "OUT", "--labels", "a", "--predictions", "b", "--prevalence", "7"),
-            "share between 0 and 1",
+            "a share above 0 and below 1",
         ),
         (
             ("--out", "OUT", "--labels", "a", "--predictions", "b", "--unit", "knee"),
