@@ -132,6 +132,16 @@ def test_a_threshold_from_the_judged_cases_is_said_to_be_too_good():
     ]
 
 
+def test_a_sensitivity_that_only_calling_every_case_reaches_is_said_to_be_that():
+    scores = [[s] for s in (0.9, 0.8, 0.0, 0.0, 0.7, 0.0)]  # as of boxes: two fractures have none
+    model = run(rows(("F",), ["F", "F", "F", "F", "N", "N"], scores)).models[0]
+    point = next(p for p in model.any_fracture.points if p.rule.startswith("sensitivity"))
+    assert point.rule == "sensitivity at least 0.95; calls every case"
+    assert (point.counts.tp, point.counts.fp) == (4, 2)
+    assert model.any_fracture.levels is None
+    assert model.any_fracture.levels_says.startswith("Only by calling every case")
+
+
 def test_calibrators_are_fitted_on_validation_and_kept():
     tables, _, _ = two_classes(n=400)
     for question in run(tables).models[0].classes:

@@ -72,7 +72,9 @@ def answer(asked: Asked, thresholds: Sequence[Threshold], constants: Sequence[fl
     for find in RULES:
         found, where = on_other_cases(find, asked.validation, (truth, score))
         if found is not None:
-            points.append(_point(asked, found.rule, where, found.threshold, score >= found.threshold))
+            called = score >= found.threshold
+            rule = f"{found.rule}; calls every case" if called.all() else found.rule
+            points.append(_point(asked, rule, where, found.threshold, called))
     points += [_point(asked, f"constant {c:g}", "given", c, score >= c) for c in constants]
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
     levels, levels_on, levels_says = _levels(asked)
@@ -108,6 +110,8 @@ def _levels(asked: Asked) -> tuple[TwoLevels | None, ChosenOn | None, str]:
     high, high_on = on_other_cases(RULES[2], asked.validation, same)
     if low is None or high is None:
         return None, None, "There are no cases with and without it to choose two thresholds on."
+    if (asked.score >= low.threshold).all():
+        return None, None, "Only by calling every case is a sensitivity of 95 % reached."
     if low.threshold >= high.threshold:
         says = (
             f"The threshold for a sensitivity of 95 % ({low.threshold:.4g}) is not below the one for a specificity "
