@@ -13,9 +13,9 @@ from typer.testing import Result
 
 from hipnode import ledger, migrations
 from hipnode.cli import acceptance_run
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.planning import NoPlan, chance_to_pass, patients_needed, steps
-from hipnode.evaluation.protocol import parse_protocol
+from hipnode.evaluation.acceptance.planning import NoPlan, chance_to_pass, patients_needed, steps
+from hipnode.evaluation.acceptance.protocol import parse_protocol
+from hipnode.evaluation.statistics.intervals import wilson
 from hipnode.ledger import AcceptanceRow
 from hipnode.packages import ModelPackage
 from hipnode.settings import load_settings

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from hipnode.decision import DecisionRule
-from hipnode.evaluation.acceptance import (
+from hipnode.evaluation.acceptance.cases import (
+    NoThreshold,
+    answers_of,
+    keys_of,
+    problems_before,
+    shortages,
+    thresholds_of,
+)
+from hipnode.evaluation.acceptance.judgement import (
     Answers,
     Verdict,
     case_key,
@@ -18,17 +26,9 @@ from hipnode.evaluation.acceptance import (
     measured,
     paired_difference,
 )
-from hipnode.evaluation.acceptance_cases import (
-    NoThreshold,
-    answers_of,
-    keys_of,
-    problems_before,
-    shortages,
-    thresholds_of,
-)
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.protocol import Hypothesis, Stress, parse_protocol
+from hipnode.evaluation.acceptance.protocol import Hypothesis, Stress, parse_protocol
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import wilson
 from hipnode.evaluation.tables import Tables, load
 from hipnode.status import AcceptanceOutcome
 from tests.test_evaluation_protocol import SMALL

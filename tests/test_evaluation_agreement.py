@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from hipnode.evaluation.agreement import answer_counts, cohen_kappa, fleiss_kappa
-from hipnode.evaluation.resampling import Resamples
+from hipnode.evaluation.statistics.agreement import answer_counts, cohen_kappa, fleiss_kappa
+from hipnode.evaluation.statistics.resampling import Resamples
 
 TRUTH = list("VVVVDDDDDDSSSSSUUUUU")
 PREDICTION = list("VVDNDDDDVNSSSSUUUUUS")

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from hipnode.evaluation.calibration import (
+from hipnode.evaluation.statistics.calibration import (
     Calibrator,
     brier,
     calibration_line,
@@ -21,8 +21,8 @@ from hipnode.evaluation.calibration import (
     mce,
     reliability,
 )
-from hipnode.evaluation.resampling import Resamples
-from hipnode.evaluation.roc import area
+from hipnode.evaluation.statistics.resampling import Resamples
+from hipnode.evaluation.statistics.roc import area
 
 TEN_LABELS = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
 TEN_SCORES = [0.9, 0.8, 0.7, 0.4, 0.35, 0.6, 0.3, 0.2, 0.1, 0.05]

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from hipnode.decision import DecisionRule, name_findings
-from hipnode.evaluation.classes import Boxes, class_scores, iou_matrix, keep, multi_label, single_label
+from hipnode.evaluation.statistics.classes import (
+    Boxes,
+    class_scores,
+    iou_matrix,
+    keep,
+    multi_label,
+    single_label,
+)
 from hipnode.findings import Algorithm, Detections, FindingClass
 from hipnode.images import Radiograph
 

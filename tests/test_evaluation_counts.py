@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from hipnode.evaluation.counts import (
+from hipnode.evaluation.statistics.counts import (
     METRICS,
     Counts,
     class_table,

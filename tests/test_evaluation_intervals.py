@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from hipnode.evaluation.intervals import (
+from hipnode.evaluation.statistics.intervals import (
     clopper_pearson,
     from_sums,
     number_of_patients,
@@ -14,7 +14,7 @@ from hipnode.evaluation.intervals import (
     strata_when_few,
     wilson,
 )
-from hipnode.evaluation.resampling import Resamples, bootstrap_weights, codes_of
+from hipnode.evaluation.statistics.resampling import Resamples, bootstrap_weights, codes_of
 
 
 def ratio(sums):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hipnode.evaluation.classes import Boxes, iou_matrix
-from hipnode.evaluation.localisation import (
+from hipnode.evaluation.statistics.classes import Boxes, iou_matrix
+from hipnode.evaluation.statistics.localisation import (
     FROC_RATES,
     PIXEL_METRICS,
     average_precision_at,

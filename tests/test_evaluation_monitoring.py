@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, fisher_exact
 
-from hipnode.evaluation.counts import Counts
-from hipnode.evaluation.monitoring import (
+from hipnode.evaluation.statistics.counts import Counts
+from hipnode.evaluation.statistics.monitoring import (
     agreement,
     cusum,
     p_chart,

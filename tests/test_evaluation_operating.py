@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from hipnode.evaluation.counts import Counts
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.operating import (
+from hipnode.evaluation.statistics.counts import Counts
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.operating import (
     OperatingPoint,
     at_sensitivity,
     at_specificity,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.protocol import (
+from hipnode.evaluation.acceptance.protocol import (
     Hypothesis,
     ProtocolUnusable,
     fewest_to_pass,
@@ -15,6 +14,7 @@ from hipnode.evaluation.protocol import (
     misfits,
     parse_protocol,
 )
+from hipnode.evaluation.statistics.intervals import wilson
 
 SMALL = """
 name = "Acceptance 2026"

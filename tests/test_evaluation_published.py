@@ -9,20 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hipnode.evaluation.agreement import cohen_kappa
 from hipnode.evaluation.assemble import Options, evaluate
-from hipnode.evaluation.calibration import brier, ece
-from hipnode.evaluation.classes import Boxes
-from hipnode.evaluation.counts import Counts, class_table, one_hot
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.localisation import box_masks, jaccard_summary, match, per_detection
-from hipnode.evaluation.operating import at_threshold, youden
 from hipnode.evaluation.provenance import provenance
 from hipnode.evaluation.published import bjj2025, others, sections
 from hipnode.evaluation.published.printed import PELVIXNET_COUNTS, PELVIXNET_FOUND, wald
 from hipnode.evaluation.record import ClassPlaces, Evaluation, Point, Question, StratumRow
 from hipnode.evaluation.report.document import Table
-from hipnode.evaluation.roc import auc, average_precision, delong, roc_curve
+from hipnode.evaluation.statistics.agreement import cohen_kappa
+from hipnode.evaluation.statistics.calibration import brier, ece
+from hipnode.evaluation.statistics.classes import Boxes
+from hipnode.evaluation.statistics.counts import Counts, class_table, one_hot
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.localisation import box_masks, jaccard_summary, match, per_detection
+from hipnode.evaluation.statistics.operating import at_threshold, youden
+from hipnode.evaluation.statistics.roc import auc, average_precision, delong, roc_curve
 from hipnode.evaluation.tables import load
 from tests.evaluation_files import four_classes
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hipnode.evaluation.agreement import answer_counts, cohen_kappa, fleiss_kappa
-from hipnode.evaluation.calibration import brier, calibration_line, ece, fit, log_loss, mce
-from hipnode.evaluation.counts import Counts
-from hipnode.evaluation.intervals import clopper_pearson, sample_size, share_by_patient, wilson
-from hipnode.evaluation.operating import (
+from hipnode.evaluation.statistics.agreement import answer_counts, cohen_kappa, fleiss_kappa
+from hipnode.evaluation.statistics.calibration import brier, calibration_line, ece, fit, log_loss, mce
+from hipnode.evaluation.statistics.counts import Counts
+from hipnode.evaluation.statistics.intervals import clopper_pearson, sample_size, share_by_patient, wilson
+from hipnode.evaluation.statistics.operating import (
     OperatingPoint,
     at_sensitivity,
     at_specificity,
@@ -21,8 +21,8 @@ from hipnode.evaluation.operating import (
     predictive_values,
     youden,
 )
-from hipnode.evaluation.readers import mcnemar, reading_time
-from hipnode.evaluation.roc import area, compare_areas, delong, hanley_mcneil
+from hipnode.evaluation.statistics.readers import mcnemar, reading_time
+from hipnode.evaluation.statistics.roc import area, compare_areas, delong, hanley_mcneil
 
 HERE = Path(__file__).parent / "golden" / "r"
 R: dict[str, Any] = json.loads((HERE / "values.json").read_text())

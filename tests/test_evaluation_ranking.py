@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hipnode.evaluation.classes import Boxes
-from hipnode.evaluation.localisation import average_precision_at, coco_average_precision, froc
-from hipnode.evaluation.ranking import average_precisions, froc_estimates
-from hipnode.evaluation.resampling import Resamples
+from hipnode.evaluation.statistics.classes import Boxes
+from hipnode.evaluation.statistics.localisation import average_precision_at, coco_average_precision, froc
+from hipnode.evaluation.statistics.ranking import average_precisions, froc_estimates
+from hipnode.evaluation.statistics.resampling import Resamples
 
 UNITS = 12
 

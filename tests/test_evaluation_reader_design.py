@@ -4,7 +4,13 @@ import dataclasses
 
 import pytest
 
-from hipnode.evaluation.reader_design import Read, design_checks, imrmc_table, imrmc_text, mrmcaov_table
+from hipnode.evaluation.statistics.reader_design import (
+    Read,
+    design_checks,
+    imrmc_table,
+    imrmc_text,
+    mrmcaov_table,
+)
 
 TRUTH = {"a": True, "b": False, "c": True, "d": False}
 

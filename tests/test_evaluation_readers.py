@@ -6,8 +6,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.readers import (
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.readers import (
     AI,
     CONDITIONS,
     NO_AI,

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.intervals import wilson
 from hipnode.evaluation.report.cells import notes, shown
 from hipnode.evaluation.report.document import Document, Figure, Section, Table
 from hipnode.evaluation.report.glossary import terms_of
@@ -18,6 +16,8 @@ from hipnode.evaluation.report.markdown import as_markdown
 from hipnode.evaluation.report.spreadsheets import as_csv, guarded
 from hipnode.evaluation.report.words import interval, listed, number, p_value, per_hundred, plural, slug
 from hipnode.evaluation.report.writing import ReportNotWritten, write
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.intervals import wilson
 
 EVIL = '<script>alert("1")</script> | *b* [x](http://y) & $z$'
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><text>{}</text></svg>'

@@ -4,14 +4,6 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from hipnode.evaluation.calibration import reliability
-from hipnode.evaluation.classes import Boxes
-from hipnode.evaluation.counts import Counts, confusion
-from hipnode.evaluation.estimates import undefined
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.localisation import froc
-from hipnode.evaluation.monitoring import ChartPoint, PChart
-from hipnode.evaluation.readers import ReaderResult
 from hipnode.evaluation.report.charts import (
     FOREST_ROWS,
     ForestRow,
@@ -33,7 +25,15 @@ from hipnode.evaluation.report.curves import (
 from hipnode.evaluation.report.document import Figure
 from hipnode.evaluation.report.drawing import LONGEST_WORD, thinned, word
 from hipnode.evaluation.report.html import checked_svg
-from hipnode.evaluation.roc import auc, roc_curve
+from hipnode.evaluation.statistics.calibration import reliability
+from hipnode.evaluation.statistics.classes import Boxes
+from hipnode.evaluation.statistics.counts import Counts, confusion
+from hipnode.evaluation.statistics.estimates import undefined
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.localisation import froc
+from hipnode.evaluation.statistics.monitoring import ChartPoint, PChart
+from hipnode.evaluation.statistics.readers import ReaderResult
+from hipnode.evaluation.statistics.roc import auc, roc_curve
 
 ODD = "_a<b> & $x$ 股\x00骨"
 TRUTH = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0], dtype=bool)

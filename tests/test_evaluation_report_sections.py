@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hipnode.evaluation.assemble import Options, evaluate
-from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.provenance import provenance
 from hipnode.evaluation.record import ANY, Evaluation
 from hipnode.evaluation.report.document import Document, Section, Table
@@ -18,6 +17,7 @@ from hipnode.evaluation.report.evaluation import evaluation_document
 from hipnode.evaluation.report.naming import Naming
 from hipnode.evaluation.report.summary import summary_section
 from hipnode.evaluation.report.writing import write
+from hipnode.evaluation.statistics.estimates import Estimate
 from hipnode.evaluation.tables import Label, Prediction, Read, TableBox, Tables
 from hipnode.evaluation.thresholds import Wanted
 

@@ -10,8 +10,13 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from hipnode.evaluation.resampling import bootstrap, bootstrap_weights, codes_of, percentile_interval
-from hipnode.evaluation.roc import (
+from hipnode.evaluation.statistics.resampling import (
+    bootstrap,
+    bootstrap_weights,
+    codes_of,
+    percentile_interval,
+)
+from hipnode.evaluation.statistics.roc import (
     area,
     auc,
     average_precision,

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hipnode.evaluation.assemble import Options, evaluate
-from hipnode.evaluation.intervals import clopper_pearson, wilson
 from hipnode.evaluation.provenance import command_line, content_sha256, provenance
 from hipnode.evaluation.record import ANY
+from hipnode.evaluation.statistics.intervals import clopper_pearson, wilson
 from hipnode.evaluation.tables import Label, Prediction, Read, TableBox, Tables, TablesUnusable
 from hipnode.evaluation.thresholds import Wanted
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hipnode.decision import DecisionRule
-from hipnode.evaluation.stress import TRANSFORMS, StressUnknown, change, standard
-from hipnode.evaluation.stressed import stress_rows, stress_section, stressed_tables
+from hipnode.evaluation.films.stress import TRANSFORMS, StressUnknown, change, standard
+from hipnode.evaluation.films.stressed import stress_rows, stress_section, stressed_tables
 from hipnode.evaluation.tables import TablesUnusable, load
 from hipnode.selection import Selection, facts_of
 from hipnode.status import ReasonCode

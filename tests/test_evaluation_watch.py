@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hipnode.evaluation.monitoring import CHANCE
 from hipnode.evaluation.report.document import Document, Table
+from hipnode.evaluation.statistics.monitoring import CHANCE
 from hipnode.evaluation.watch.assemble import first_day_needed, packages_in, watch
 from hipnode.evaluation.watch.drawn import figures
 from hipnode.evaluation.watch.imports import parse_reports

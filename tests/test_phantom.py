@@ -10,7 +10,7 @@ from pydicom import dcmread
 
 torch = pytest.importorskip("torch")
 
-from hipnode.evaluation.data import read_data  # noqa: E402
+from hipnode.evaluation.films.data import read_data  # noqa: E402
 from hipnode.images import to_radiograph  # noqa: E402
 from tests.dicom_checks import dciodvfy  # noqa: E402
 from workers.phantom.dataset import (  # noqa: E402

@@ -17,11 +17,11 @@ from pydicom.uid import JPEGLSLossless
 from typer.testing import CliRunner
 
 from hipnode.cli import app
-from hipnode.evaluation import data
-from hipnode.evaluation.data import NoRunner, predict_folder
-from hipnode.evaluation.films import DataUnusable, Run, kind_of, sentence_of
-from hipnode.evaluation.stress import change, standard
-from hipnode.evaluation.stressed import stressed_tables
+from hipnode.evaluation.films import data
+from hipnode.evaluation.films.data import NoRunner, predict_folder
+from hipnode.evaluation.films.runs import DataUnusable, Run, kind_of, sentence_of
+from hipnode.evaluation.films.stress import change, standard
+from hipnode.evaluation.films.stressed import stressed_tables
 from hipnode.evaluation.tables import TablesUnusable, load
 from hipnode.findings import Box, Candidate, KnownSide, Side
 from hipnode.images import Radiograph, side_at

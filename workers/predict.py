@@ -17,7 +17,7 @@ from typing import Any
 
 from hipnode.children import PERHAPS_NOT_THE_IMAGE, Children
 from hipnode.errors import ImageRejected
-from hipnode.evaluation.films import (
+from hipnode.evaluation.films.runs import (
     PREDICTIONS,
     STRESSED,
     DataUnusable,
@@ -58,7 +58,7 @@ class _Film:
 
 
 def predict_films(order: Order, settings: Settings, progress: Progress | None = None) -> Run:
-    """Read what is not read yet (see hipnode.evaluation.films.Runner)."""
+    """Read what is not read yet (see hipnode.evaluation.films.runs.Runner)."""
     need_torch()
     package = named_package(
         find_packages(settings.package_folders), order.package_id, settings.data / "packages"

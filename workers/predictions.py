@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from hipnode.evaluation.films import DataUnusable
+from hipnode.evaluation.films.runs import DataUnusable
 from hipnode.packages import ModelPackage, sha256_of
 
 Row = dict[str, Any]

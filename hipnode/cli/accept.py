@@ -19,7 +19,7 @@ from hipnode.settings import Settings, load_settings
 from hipnode.status import AcceptanceOutcome
 
 if TYPE_CHECKING:
-    from hipnode.evaluation.acceptance import Acceptance
+    from hipnode.evaluation.acceptance.judgement import Acceptance
 
 accept = typer.Typer(
     help="Accept a model package: a protocol written before, run once, its outcome kept.\n\n"
@@ -79,8 +79,8 @@ def main(
         raise typer.BadParameter("--again needs a reason in words.")
     from hipnode.cli.acceptance_page import Request
     from hipnode.cli.acceptance_run import run_acceptance
+    from hipnode.evaluation.acceptance.protocol import load_protocol
     from hipnode.evaluation.cases import classes_in
-    from hipnode.evaluation.protocol import load_protocol
 
     settings = load_settings()
     agreed, text = load_protocol(protocol)
@@ -131,9 +131,9 @@ def plan(
     class that has a hypothesis of its own.
     """
     need_evaluation()
-    from hipnode.evaluation.intervals import sample_size
-    from hipnode.evaluation.planning import NoPlan, patients_needed, steps, template
-    from hipnode.evaluation.protocol import fewest_to_pass
+    from hipnode.evaluation.acceptance.planning import NoPlan, patients_needed, steps, template
+    from hipnode.evaluation.acceptance.protocol import fewest_to_pass
+    from hipnode.evaluation.statistics.intervals import sample_size
 
     try:
         needed = patients_needed(expect, bound, power)

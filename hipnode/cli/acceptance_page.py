@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hipnode import ledger
-from hipnode.evaluation import acceptance_cases as cases
-from hipnode.evaluation.acceptance import Acceptance, Answers
-from hipnode.evaluation.acceptance_report import RunFacts, acceptance_document
+from hipnode.evaluation.acceptance import cases
+from hipnode.evaluation.acceptance.judgement import Acceptance, Answers
+from hipnode.evaluation.acceptance.protocol import Protocol
+from hipnode.evaluation.acceptance.report import RunFacts, acceptance_document
 from hipnode.evaluation.assemble import Options, evaluate
-from hipnode.evaluation.protocol import Protocol
 from hipnode.evaluation.provenance import content_sha256, provenance
 from hipnode.evaluation.report.document import Document
 from hipnode.evaluation.report.evaluation import evaluation_document

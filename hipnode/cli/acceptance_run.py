@@ -19,8 +19,8 @@ from hipnode.cli.acceptance_page import Judged, Request, document_of, results_of
 from hipnode.cli.progress import counting
 from hipnode.decision import DecisionRule
 from hipnode.errors import HipnodeError, LedgerDown
-from hipnode.evaluation import acceptance_cases as cases
-from hipnode.evaluation.acceptance import (
+from hipnode.evaluation.acceptance import cases
+from hipnode.evaluation.acceptance.judgement import (
     Acceptance,
     Answers,
     StressJudgement,
@@ -28,14 +28,14 @@ from hipnode.evaluation.acceptance import (
     judge_refusal,
     judge_stress,
 )
+from hipnode.evaluation.acceptance.protocol import ProtocolUnusable, misfits
 from hipnode.evaluation.cases import ALL, TEST, models_in
-from hipnode.evaluation.data import predict_folder, read_data
-from hipnode.evaluation.films import PREDICTIONS
-from hipnode.evaluation.protocol import ProtocolUnusable, misfits
+from hipnode.evaluation.films.data import predict_folder, read_data
+from hipnode.evaluation.films.runs import PREDICTIONS
+from hipnode.evaluation.films.stress import change
+from hipnode.evaluation.films.stressed import stress_rows, stressed_tables
 from hipnode.evaluation.provenance import code_version, content_sha256
 from hipnode.evaluation.report.writing import write
-from hipnode.evaluation.stress import change
-from hipnode.evaluation.stressed import stress_rows, stressed_tables
 from hipnode.evaluation.tables import Label, Tables, load, read_rows
 from hipnode.settings import Settings
 from hipnode.status import AcceptanceOutcome

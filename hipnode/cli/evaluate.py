@@ -21,7 +21,7 @@ from hipnode.settings import load_settings
 
 if TYPE_CHECKING:
     from hipnode.evaluation.assemble import Options
-    from hipnode.evaluation.films import Run
+    from hipnode.evaluation.films.runs import Run
     from hipnode.evaluation.record import Evaluation, ModelResult
     from hipnode.evaluation.report.document import Section
     from hipnode.evaluation.tables import Tables, TablesUnusable
@@ -215,8 +215,8 @@ def named(id_: str) -> ModelPackage:
 
 
 def _predicted(data: Path, package: ModelPackage, out: Path, device: str, stress: bool) -> "Run":
-    from hipnode.evaluation.data import predict_folder
-    from hipnode.evaluation.stress import standard
+    from hipnode.evaluation.films.data import predict_folder
+    from hipnode.evaluation.films.stress import standard
 
     changes = standard() if stress else ()
     with counting("films") as progress:
@@ -245,8 +245,8 @@ def _tables(
 
 
 def _stressed(tables: "Tables", path: Path, evaluation: "Evaluation") -> "Section":
-    from hipnode.evaluation.stress import standard
-    from hipnode.evaluation.stressed import stress_rows, stress_section, stressed_tables
+    from hipnode.evaluation.films.stress import standard
+    from hipnode.evaluation.films.stressed import stress_rows, stress_section, stressed_tables
 
     typer.echo("stress tests ...", err=True)
     model, facts = evaluation.models[0], evaluation.facts

@@ -92,7 +92,7 @@ def _watched(
     make: sessionmaker[Session], start: datetime, end: datetime, limits_from: datetime | None, now: datetime
 ) -> "Watch":
     """Read the ledger as of one moment and count."""
-    from hipnode.evaluation.monitoring import BASELINE_STUDIES
+    from hipnode.evaluation.statistics.monitoring import BASELINE_STUDIES
     from hipnode.evaluation.watch.assemble import first_day_needed, packages_in, watch
     from hipnode.evaluation.watch.records import History
 

@@ -15,12 +15,8 @@ from numpy.typing import NDArray
 
 from hipnode.decision import DecisionRule
 from hipnode.evaluation import limits
-from hipnode.evaluation.agreement import cohen_kappa
 from hipnode.evaluation.cases import ALL, VALIDATION, Cases, check, facts_of, gather, models_in
-from hipnode.evaluation.classes import NO_FRACTURE, multi_label, single_label
 from hipnode.evaluation.comparing import compare
-from hipnode.evaluation.counts import class_table, confusion, one_hot
-from hipnode.evaluation.intervals import Method, share_by_patient, strata_when_few
 from hipnode.evaluation.places import localise
 from hipnode.evaluation.provenance import Provenance
 from hipnode.evaluation.questions import Asked, answer
@@ -35,7 +31,11 @@ from hipnode.evaluation.record import (
     Threshold,
     Unread,
 )
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, Resamples, codes_of
+from hipnode.evaluation.statistics.agreement import cohen_kappa
+from hipnode.evaluation.statistics.classes import NO_FRACTURE, multi_label, single_label
+from hipnode.evaluation.statistics.counts import class_table, confusion, one_hot
+from hipnode.evaluation.statistics.intervals import Method, share_by_patient, strata_when_few
+from hipnode.evaluation.statistics.resampling import DEFAULT_RESAMPLES, Resamples, codes_of
 from hipnode.evaluation.strata import stratify
 from hipnode.evaluation.tables import Problem, Tables, TablesUnusable
 from hipnode.evaluation.thresholds import Wanted, choose, rule_with

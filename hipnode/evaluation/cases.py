@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hipnode.decision import DecisionRule
-from hipnode.evaluation.classes import NO_FRACTURE, Boxes, class_scores, keep
 from hipnode.evaluation.record import ANY, CaseFacts, SplitFacts
-from hipnode.evaluation.resampling import codes_of
+from hipnode.evaluation.statistics.classes import NO_FRACTURE, Boxes, class_scores, keep
+from hipnode.evaluation.statistics.resampling import codes_of
 from hipnode.evaluation.tables import (
     PROBABILITY,
     Label,

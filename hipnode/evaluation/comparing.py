@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import OF_NOTHING, share_by_patient
-from hipnode.evaluation.readers import Metric, mcnemar
 from hipnode.evaluation.record import Comparison, PairedDifference
-from hipnode.evaluation.resampling import Resamples, percentile_interval
-from hipnode.evaluation.roc import compare_areas
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import OF_NOTHING, share_by_patient
+from hipnode.evaluation.statistics.readers import Metric, mcnemar
+from hipnode.evaluation.statistics.resampling import Resamples, percentile_interval
+from hipnode.evaluation.statistics.roc import compare_areas
 
 METRICS: tuple[Metric, ...] = ("sensitivity", "specificity", "accuracy")
 

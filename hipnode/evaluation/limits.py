@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from hipnode.evaluation.cases import ALL, Cases
-from hipnode.evaluation.counts import Counts, micro_specificity
 from hipnode.evaluation.record import ANY, CaseFacts, Identity, ModelResult, Readers
 from hipnode.evaluation.report.words import count
+from hipnode.evaluation.statistics.counts import Counts, micro_specificity
 
 FEW_UNITS = 100
 FEW_EVENTS = 10

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hipnode.evaluation.cases import Cases
-from hipnode.evaluation.classes import Boxes
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.localisation import (
+from hipnode.evaluation.record import ANY, ClassPlaces, Localisation
+from hipnode.evaluation.statistics.classes import Boxes
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.localisation import (
     box_masks,
     froc,
     jaccard_summary,
@@ -18,9 +19,8 @@ from hipnode.evaluation.localisation import (
     peak_within,
     per_detection,
 )
-from hipnode.evaluation.ranking import average_precisions, froc_estimates
-from hipnode.evaluation.record import ANY, ClassPlaces, Localisation
-from hipnode.evaluation.resampling import Resamples
+from hipnode.evaluation.statistics.ranking import average_precisions, froc_estimates
+from hipnode.evaluation.statistics.resampling import Resamples
 
 
 def localise(

@@ -7,11 +7,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hipnode.evaluation import calibration as calibrating
-from hipnode.evaluation.calibration import Calibrator, Method
-from hipnode.evaluation.counts import count, proportions_by_patient
-from hipnode.evaluation.intervals import Method as Interval
-from hipnode.evaluation.operating import (
+from hipnode.evaluation.record import Calibration, ChosenOn, Point, Question, Threshold
+from hipnode.evaluation.splitting import SplitRefused, folds
+from hipnode.evaluation.statistics import calibration as calibrating
+from hipnode.evaluation.statistics.calibration import Calibrator, Method
+from hipnode.evaluation.statistics.counts import count, proportions_by_patient
+from hipnode.evaluation.statistics.intervals import Method as Interval
+from hipnode.evaluation.statistics.operating import (
     OperatingPoint,
     TwoLevels,
     at_sensitivity,
@@ -20,10 +22,8 @@ from hipnode.evaluation.operating import (
     two_levels,
     youden,
 )
-from hipnode.evaluation.record import Calibration, ChosenOn, Point, Question, Threshold
-from hipnode.evaluation.resampling import Resamples
-from hipnode.evaluation.roc import auc, average_precision, roc_curve
-from hipnode.evaluation.splitting import SplitRefused, folds
+from hipnode.evaluation.statistics.resampling import Resamples
+from hipnode.evaluation.statistics.roc import auc, average_precision, roc_curve
 from hipnode.evaluation.thresholds import Labelled, on_other_cases, worst_of
 
 METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic")

@@ -8,14 +8,15 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.evaluation.agreement import answer_counts, cohen_kappa, fleiss_kappa
 from hipnode.evaluation.cases import Cases
-from hipnode.evaluation.classes import NO_FRACTURE
-from hipnode.evaluation.counts import ClassTable, class_table, one_hot
-from hipnode.evaluation.intervals import Method
-from hipnode.evaluation.reader_design import Read as DesignRead
-from hipnode.evaluation.reader_design import design_checks, imrmc_table, imrmc_text, mrmcaov_table
-from hipnode.evaluation.readers import (
+from hipnode.evaluation.record import ANY, Kappa, ReaderDifference, ReaderQuestion, Readers
+from hipnode.evaluation.statistics.agreement import answer_counts, cohen_kappa, fleiss_kappa
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
+from hipnode.evaluation.statistics.counts import ClassTable, class_table, one_hot
+from hipnode.evaluation.statistics.intervals import Method
+from hipnode.evaluation.statistics.reader_design import Read as DesignRead
+from hipnode.evaluation.statistics.reader_design import design_checks, imrmc_table, imrmc_text, mrmcaov_table
+from hipnode.evaluation.statistics.readers import (
     AI,
     CONDITIONS,
     NO_AI,
@@ -30,8 +31,7 @@ from hipnode.evaluation.readers import (
     reading_time,
     spread,
 )
-from hipnode.evaluation.record import ANY, Kappa, ReaderDifference, ReaderQuestion, Readers
-from hipnode.evaluation.resampling import Resamples
+from hipnode.evaluation.statistics.resampling import Resamples
 from hipnode.evaluation.tables import Read
 
 METRICS: tuple[Metric, ...] = ("sensitivity", "specificity", "accuracy")

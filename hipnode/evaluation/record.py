@@ -10,15 +10,15 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from hipnode.decision import DecisionRule
-from hipnode.evaluation.calibration import Bin, CalibrationLine, Calibrator
-from hipnode.evaluation.counts import ClassTable, Counts
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.localisation import Froc, JaccardSummary, Overlap, PixelTable
-from hipnode.evaluation.operating import TwoLevels
 from hipnode.evaluation.provenance import Provenance
-from hipnode.evaluation.reader_design import DesignCheck, RTable
-from hipnode.evaluation.readers import Changes, McNemar, Metric, ReaderResult, ReadingTime, Spread
-from hipnode.evaluation.roc import AreaComparison, RocCurve
+from hipnode.evaluation.statistics.calibration import Bin, CalibrationLine, Calibrator
+from hipnode.evaluation.statistics.counts import ClassTable, Counts
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.localisation import Froc, JaccardSummary, Overlap, PixelTable
+from hipnode.evaluation.statistics.operating import TwoLevels
+from hipnode.evaluation.statistics.reader_design import DesignCheck, RTable
+from hipnode.evaluation.statistics.readers import Changes, McNemar, Metric, ReaderResult, ReadingTime, Spread
+from hipnode.evaluation.statistics.roc import AreaComparison, RocCurve
 
 ANY = "any"  # the question whether there is any fracture
 ChosenOn = Literal["given", "package", "validation", "same cases", "convention"]

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.evaluation.classes import NO_FRACTURE
-from hipnode.evaluation.counts import count, proportions_by_patient
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import Method
 from hipnode.evaluation.record import Strata, StratumRow
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
+from hipnode.evaluation.statistics.counts import count, proportions_by_patient
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import Method
 
 NOT_STATED = "not stated"
 _Asked = tuple[str, NDArray[np.bool_], NDArray[np.bool_]]

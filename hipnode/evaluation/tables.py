@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hipnode.evaluation.classes import NO_FRACTURE
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
 from hipnode.evaluation.table_files import Problem as Problem
 from hipnode.evaluation.table_files import TablesUnusable as TablesUnusable
 from hipnode.evaluation.table_files import read_rows as read_rows

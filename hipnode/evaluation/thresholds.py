@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hipnode.decision import DecisionRule
 from hipnode.evaluation.cases import Cases
-from hipnode.evaluation.operating import OperatingPoint, youden
 from hipnode.evaluation.record import ChosenOn, Threshold
+from hipnode.evaluation.statistics.operating import OperatingPoint, youden
 
 BY_CONVENTION = 0.5
 SAME_CASES = "chosen on the cases it is judged on, so that its numbers are too good"

@@ -6,14 +6,14 @@ import numpy as np
 import typer
 from scipy.stats import norm
 
-from hipnode.evaluation.agreement import cohen_kappa
-from hipnode.evaluation.counts import class_table
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import share_by_patient, wilson
-from hipnode.evaluation.operating import at_threshold, predictive_values
-from hipnode.evaluation.readers import CONDITIONS, mean_difference, panel
-from hipnode.evaluation.roc import auc as auc_of
-from hipnode.evaluation.roc import average_precision, delong
+from hipnode.evaluation.statistics.agreement import cohen_kappa
+from hipnode.evaluation.statistics.counts import class_table
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import share_by_patient, wilson
+from hipnode.evaluation.statistics.operating import at_threshold, predictive_values
+from hipnode.evaluation.statistics.readers import CONDITIONS, mean_difference, panel
+from hipnode.evaluation.statistics.roc import auc as auc_of
+from hipnode.evaluation.statistics.roc import average_precision, delong
 
 STUDIES = 1000
 RESAMPLES = 1000

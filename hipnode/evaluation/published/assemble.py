@@ -2,9 +2,6 @@
 
 from dataclasses import replace
 
-from hipnode.evaluation.classes import NO_FRACTURE
-from hipnode.evaluation.counts import ClassTable
-from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.published.bjj2025 import (
     table_three,
     table_three_check,
@@ -14,9 +11,12 @@ from hipnode.evaluation.published.bjj2025 import (
 )
 from hipnode.evaluation.published.others import bath, pelvixnet, pelvixnet_findings, wrist
 from hipnode.evaluation.published.printed import BATH2022, BJJ2025, PELVIXNET2021, TABLE_III_MEAN, WRIST2018
-from hipnode.evaluation.readers import AI, NO_AI
 from hipnode.evaluation.record import ANY, Evaluation, ModelResult, Readers
 from hipnode.evaluation.report.document import Section, Table
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
+from hipnode.evaluation.statistics.counts import ClassTable
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.readers import AI, NO_AI
 
 ORIENTATION = (
     "The printed numbers are of other films, other patients and other mixes of classes; they are here for "

@@ -9,16 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import fsum
 
-from hipnode.evaluation.classes import NO_FRACTURE
-from hipnode.evaluation.counts import (
-    ClassTable,
-    macro_with_zero,
-    micro_specificity,
-    rounds_to,
-    share_of_positives,
-)
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.localisation import PIXEL_METRICS
 from hipnode.evaluation.published.printed import (
     BJJ2025,
     EXTERNAL_FRACTURES,
@@ -34,6 +24,16 @@ from hipnode.evaluation.published.printed import (
 )
 from hipnode.evaluation.record import ANY, ClassPlaces
 from hipnode.evaluation.report.document import Cell, Table
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
+from hipnode.evaluation.statistics.counts import (
+    ClassTable,
+    macro_with_zero,
+    micro_specificity,
+    rounds_to,
+    share_of_positives,
+)
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.localisation import PIXEL_METRICS
 
 TWO = "Accuracy", "Sensitivity", "Specificity", "IoU", "Dice"
 OUTCOMES = len(EXTERNAL_FRACTURES) + 1  # with no fracture

@@ -4,11 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 
-from hipnode.evaluation.classes import NO_FRACTURE
-from hipnode.evaluation.counts import Counts, rounds_to
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.localisation import JaccardSummary
 from hipnode.evaluation.published.printed import (
     ACCURACY_BATH,
     AUC_BATH,
@@ -29,7 +24,12 @@ from hipnode.evaluation.published.printed import (
 )
 from hipnode.evaluation.record import Calibration, Point, Question, StratumRow
 from hipnode.evaluation.report.document import Cell, Table
-from hipnode.evaluation.roc import hanley_mcneil
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
+from hipnode.evaluation.statistics.counts import Counts, rounds_to
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.localisation import JaccardSummary
+from hipnode.evaluation.statistics.roc import hanley_mcneil
 
 PROPORTIONS = {
     "accuracy": "Accuracy",

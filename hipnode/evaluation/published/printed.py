@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from statsmodels.stats.proportion import proportion_confint
 
-from hipnode.evaluation.counts import Counts, rounds_to
+from hipnode.evaluation.statistics.counts import Counts, rounds_to
 
 BJJ2025 = "Bone Joint J 2025;107-B:213-220"
 BATH2022 = "Sci Rep 2022;12:2058"

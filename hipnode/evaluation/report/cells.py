@@ -4,9 +4,9 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
-from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.report.document import Cell, Table
 from hipnode.evaluation.report.words import NONE, count, interval, listed, number, support
+from hipnode.evaluation.statistics.estimates import Estimate
 
 FEW = "†"
 LONGEST_LEAD = 32

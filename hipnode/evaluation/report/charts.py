@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.evaluation.calibration import Bin
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.monitoring import PChart
-from hipnode.evaluation.readers import AI, NO_AI, ReaderResult
 from hipnode.evaluation.report.curves import Mark
 from hipnode.evaluation.report.document import Cell, Figure, Table
 from hipnode.evaluation.report.drawing import GREY, INK, PALE, drawing, sheet, style, svg_of, word
 from hipnode.evaluation.report.words import count, interval, number, plural, with_interval
-from hipnode.evaluation.roc import RocCurve
+from hipnode.evaluation.statistics.calibration import Bin
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.monitoring import PChart
+from hipnode.evaluation.statistics.readers import AI, NO_AI, ReaderResult
+from hipnode.evaluation.statistics.roc import RocCurve
 
 LONGEST_UPRIGHT = 9  # letters of an outcome that fit above its column
 FOREST_ROWS = 38  # strata that fit one page

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.localisation import FROC_RATES, Froc
 from hipnode.evaluation.report.document import Figure, Table
 from hipnode.evaluation.report.drawing import GREY, INK, drawing, sheet, style, svg_of, thinned, word
 from hipnode.evaluation.report.words import count, number, plural, with_interval
-from hipnode.evaluation.roc import RocCurve
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.localisation import FROC_RATES, Froc
+from hipnode.evaluation.statistics.roc import RocCurve
 
 CORNER = 0.4  # side of the ROC figure's enlarged corner
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hipnode.evaluation.estimates import Estimate
+from hipnode.evaluation.statistics.estimates import Estimate
 
 Cell = str | int | float | Estimate | None
 """What stands in a table. None and an Estimate without value print as "-"; an Estimate with its interval."""

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.report.cells import lead, notes, shown
 from hipnode.evaluation.report.document import Document, Figure, Table
 from hipnode.evaluation.report.glossary import terms_of
+from hipnode.evaluation.statistics.estimates import Estimate
 
 PAGE_MM = 192  # of columns as `_width` has them; the browser can press them together a little
 FEW_ESTIMATES = 3  # columns of them that leave room for one line per row

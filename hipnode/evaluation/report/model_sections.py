@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from hipnode.evaluation.counts import AVERAGED, ClassTable
 from hipnode.evaluation.record import ANY, ModelResult, Point, Question
 from hipnode.evaluation.report.charts import confusion_figure
 from hipnode.evaluation.report.curves import Line, Mark, precision_figure, roc_figure, score_figure
 from hipnode.evaluation.report.document import Cell, Figure, Section, Table
 from hipnode.evaluation.report.naming import CHOSEN_WORDS, COUNT_COLUMNS, Naming, counts_of
 from hipnode.evaluation.report.words import count, listed, with_interval
+from hipnode.evaluation.statistics.counts import AVERAGED, ClassTable
 
 PROPORTIONS = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "balanced_accuracy")
 PROPORTION_COLUMNS = ("sensitivity", "specificity", "PPV", "NPV", "accuracy", "F1", "balanced acc.")

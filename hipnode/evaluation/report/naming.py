@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from hipnode.evaluation.readers import AI, NO_AI
 from hipnode.evaluation.record import ANY, CaseFacts, ModelResult, Point, Question
 from hipnode.evaluation.report.document import Cell
 from hipnode.evaluation.report.words import slug
+from hipnode.evaluation.statistics.readers import AI, NO_AI
 
 CONDITION_WORDS = {NO_AI: "without AI", AI: "with AI"}
 CALIBRATION_WORDS = {

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hipnode.evaluation.localisation import PIXEL_METRICS
 from hipnode.evaluation.record import ANY, Calibration, ClassPlaces, Localisation, ModelResult, StratumRow
 from hipnode.evaluation.report.charts import ForestRow, Reliability, forest_figures, reliability_figure
 from hipnode.evaluation.report.curves import froc_figure
 from hipnode.evaluation.report.document import Cell, Figure, Section, Table
 from hipnode.evaluation.report.naming import CALIBRATION_WORDS, Naming, group_words
 from hipnode.evaluation.report.words import count, listed, plural
+from hipnode.evaluation.statistics.localisation import PIXEL_METRICS
 
 BINS = 15  # of the printed figures, as for ECE; both numbers of bins and both spacings are in the CSV
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 
-from hipnode.evaluation.reader_design import RTable
 from hipnode.evaluation.record import ANY, Comparison, Evaluation, Kappa, ReaderQuestion, Readers
 from hipnode.evaluation.report.charts import readers_figure
 from hipnode.evaluation.report.curves import Mark
@@ -13,6 +12,7 @@ from hipnode.evaluation.report.document import Cell, Figure, Section, Table
 from hipnode.evaluation.report.naming import CONDITION_WORDS, COUNT_COLUMNS, Naming
 from hipnode.evaluation.report.spreadsheets import guarded
 from hipnode.evaluation.report.words import NONE, count, p_value
+from hipnode.evaluation.statistics.reader_design import RTable
 
 MOST_READERS = 8  # beyond, the kappas of all their pairs are a file and not a table
 KAPPA_WORDS = {

@@ -4,8 +4,8 @@ import csv
 import re
 from io import StringIO
 
-from hipnode.evaluation.estimates import Estimate
 from hipnode.evaluation.report.document import Cell, Table
+from hipnode.evaluation.statistics.estimates import Estimate
 
 PARTS = ("low", "high", "n", "events", "method")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")

@@ -3,13 +3,13 @@
 It is never more certain than the data: every share stands with its counts and the range the data allow.
 """
 
-from hipnode.evaluation.classes import NO_FRACTURE
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.readers import AI, NO_AI
 from hipnode.evaluation.record import ANY, Evaluation, ModelResult, Question, Readers, StratumRow
 from hipnode.evaluation.report.document import Cell, Section, Table
 from hipnode.evaluation.report.naming import CLASS_WORDS, Naming, group_words
 from hipnode.evaluation.report.words import MINUS, article, count, listed, per_hundred, plural
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.readers import AI, NO_AI
 
 FEW = 10  # cases of a kind; below, nothing is said about it
 MOST_GROUPS = 4  # named in the summary; all are in the tables

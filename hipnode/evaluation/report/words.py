@@ -3,7 +3,7 @@
 import re
 from math import isfinite
 
-from hipnode.evaluation.estimates import Estimate
+from hipnode.evaluation.statistics.estimates import Estimate
 
 NONE = "–"
 MINUS = "\u2212"

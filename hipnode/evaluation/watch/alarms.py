@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hipnode.evaluation.monitoring import CHANCE, Drift, Shift
 from hipnode.evaluation.report.words import count, listed, plural
+from hipnode.evaluation.statistics.monitoring import CHANCE, Drift, Shift
 from hipnode.evaluation.watch.records import ANY, Alarm, ErrorWatch, PackageWatch, Rate, ScoreDrift, Watch
 from hipnode.status import AcceptanceOutcome
 from hipnode.watched import LastAcceptance, WatchedStudy

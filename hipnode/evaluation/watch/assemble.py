@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.monitoring import (
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.monitoring import (
     BASELINE_STUDIES,
     Agreement,
     Shift,

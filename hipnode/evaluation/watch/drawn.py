@@ -4,11 +4,11 @@ from math import isfinite
 
 import numpy as np
 
-from hipnode.evaluation.monitoring import PSI_ALARM
 from hipnode.evaluation.report.charts import p_chart_figure
 from hipnode.evaluation.report.document import Cell, Figure, Table
 from hipnode.evaluation.report.drawing import GREY, drawing, sheet, style, svg_of, word
 from hipnode.evaluation.report.words import slug
+from hipnode.evaluation.statistics.monitoring import PSI_ALARM
 from hipnode.evaluation.watch.pages import UNIT
 from hipnode.evaluation.watch.records import PackageWatch, Watch
 

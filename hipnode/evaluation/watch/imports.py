@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from hipnode.evaluation.classes import NO_FRACTURE
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
 from hipnode.evaluation.tables import Problem, TablesUnusable, read_rows
 from hipnode.watched import Reported, ReportRow
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from hipnode.evaluation.monitoring import BASELINE_STUDIES, shift
+from hipnode.evaluation.statistics.monitoring import BASELINE_STUDIES, shift
 from hipnode.evaluation.watch.records import Band
 from hipnode.watched import WatchedStudy
 

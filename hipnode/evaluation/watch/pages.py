@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.monitoring import Agreement, Drift
 from hipnode.evaluation.report.document import Cell, Document, Figure, Section, Table
 from hipnode.evaluation.report.words import count, listed, plural, slug
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.monitoring import Agreement, Drift
 from hipnode.evaluation.watch.records import ANY, Agreed, ErrorWatch, Flow, PackageWatch, Rate, Watch
 
 UNIT = "study"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.monitoring import Agreement, Drift, PChart, Period, Shift
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.monitoring import Agreement, Drift, PChart, Period, Shift
 from hipnode.watched import LastAcceptance, NotCounted, Package, WatchedStudy
 
 ROLLING_DAYS = 90

@@ -11,8 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap_weights, codes_of, percentile_interval
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.resampling import (
+    DEFAULT_RESAMPLES,
+    bootstrap_weights,
+    codes_of,
+    percentile_interval,
+)
 
 FEW_FOR_STRATA = 20  # units of an outcome; below, the bootstrap draws within each outcome
 OF_NOTHING = "undefined: 0 of 0"

@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import (
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import (
     Method,
     Sums,
     from_sums,
@@ -23,7 +23,7 @@ from hipnode.evaluation.intervals import (
     share_by_patient,
     strata_when_few,
 )
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, Resamples, codes_of
+from hipnode.evaluation.statistics.resampling import DEFAULT_RESAMPLES, Resamples, codes_of
 
 METRICS = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy")
 AVERAGED = ("sensitivity", "specificity", "ppv", "f1")

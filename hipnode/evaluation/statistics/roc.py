@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm, rankdata
 
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.intervals import strata_when_few
-from hipnode.evaluation.resampling import (
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.intervals import strata_when_few
+from hipnode.evaluation.statistics.resampling import (
     DEFAULT_RESAMPLES,
     Resamples,
     bootstrap,

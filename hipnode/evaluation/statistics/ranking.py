@@ -7,9 +7,9 @@ which lesion it takes. A resample's curve is then a matter of weighted sums.
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.evaluation.classes import Boxes
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.localisation import (
+from hipnode.evaluation.statistics.classes import Boxes
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.localisation import (
     COCO_IOUS,
     COCO_RECALLS,
     FROC_RATES,
@@ -19,7 +19,7 @@ from hipnode.evaluation.localisation import (
     match_pairs,
     pairs_of,
 )
-from hipnode.evaluation.resampling import Resamples, percentile_interval
+from hipnode.evaluation.statistics.resampling import Resamples, percentile_interval
 
 NO_LESION = "undefined: no reference box"
 BLOCK = 100  # resamples at a time

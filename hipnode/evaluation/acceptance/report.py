@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.evaluation.acceptance import Acceptance, Answers, Verdict
-from hipnode.evaluation.acceptance_cases import ThresholdUsed
-from hipnode.evaluation.classes import NO_FRACTURE
-from hipnode.evaluation.protocol import ANY, Protocol
+from hipnode.evaluation.acceptance.cases import ThresholdUsed
+from hipnode.evaluation.acceptance.judgement import Acceptance, Answers, Verdict
+from hipnode.evaluation.acceptance.protocol import ANY, Protocol
 from hipnode.evaluation.report.document import Cell, Document, Section, Table
 from hipnode.evaluation.report.spreadsheets import guarded
 from hipnode.evaluation.report.words import count, listed, plural
+from hipnode.evaluation.statistics.classes import NO_FRACTURE
 from hipnode.evaluation.tables import Label
 from hipnode.status import AcceptanceOutcome
 

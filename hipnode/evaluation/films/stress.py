@@ -64,7 +64,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Change:
-    """A transform at one level (a `hipnode.evaluation.films.Stress`)."""
+    """A transform at one level (a `hipnode.evaluation.films.runs.Stress`)."""
 
     transform: Transform
     level: float

@@ -15,15 +15,15 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, logit
 from sklearn.isotonic import IsotonicRegression
 
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.resampling import (
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.resampling import (
     DEFAULT_RESAMPLES,
     Resamples,
     bootstrap,
     codes_of,
     percentile_interval,
 )
-from hipnode.evaluation.roc import checked
+from hipnode.evaluation.statistics.roc import checked
 
 NEAREST = 1e-6  # a score of 0 or 1 has no logit; it is moved this far inside
 WORST_CONDITION = 1e12  # of the matrix that Newton's step solves; above, its digits mean nothing

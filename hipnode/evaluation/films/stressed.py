@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hipnode.decision import DecisionRule
-from hipnode.evaluation.acceptance import paired_difference
+from hipnode.evaluation.acceptance.judgement import paired_difference
 from hipnode.evaluation.cases import Cases, gather
-from hipnode.evaluation.classes import multi_label
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.films import kind_of
-from hipnode.evaluation.intervals import share_by_patient
+from hipnode.evaluation.films.runs import kind_of
+from hipnode.evaluation.films.stress import NOT_TESTED, Change
 from hipnode.evaluation.report.document import Section, Table
 from hipnode.evaluation.report.words import MINUS, count, listed, with_interval
-from hipnode.evaluation.stress import NOT_TESTED, Change
+from hipnode.evaluation.statistics.classes import multi_label
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import share_by_patient
 from hipnode.evaluation.tables import Tables, load_stressed
 
 

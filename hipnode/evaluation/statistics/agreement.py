@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats import inter_rater
 
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.resampling import (
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.resampling import (
     DEFAULT_RESAMPLES,
     Resamples,
     bootstrap,

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import fisher_exact
 
-from hipnode.evaluation.counts import Counts
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import wilson
+from hipnode.evaluation.statistics.counts import Counts
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import wilson
 
 BASELINE_STUDIES = 500
 PSI_ALARM = 0.2

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hipnode.evaluation.readers import AI, CONDITIONS, NO_AI
+from hipnode.evaluation.statistics.readers import AI, CONDITIONS, NO_AI
 
 ENOUGH_WASHOUT_DAYS = 28  # the usual four weeks between two readings of a case
 PREVALENCE_FACTOR = 2.0  # further from the clinic than this, predictive values do not carry over

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from hipnode.evaluation.counts import Counts
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.roc import Z_95, RocCurve, checked, roc_curve
+from hipnode.evaluation.statistics.counts import Counts
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.roc import Z_95, RocCurve, checked, roc_curve
 
 SLACK = 1e-12  # 19 of 20 is 95 %, whatever the last binary digit says
 

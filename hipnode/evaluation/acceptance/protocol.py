@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from hipnode.errors import HipnodeError
-from hipnode.evaluation.intervals import Z_95
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES
-from hipnode.evaluation.stress import StressUnknown, change
+from hipnode.evaluation.films.stress import StressUnknown, change
+from hipnode.evaluation.statistics.intervals import Z_95
+from hipnode.evaluation.statistics.resampling import DEFAULT_RESAMPLES
 
 ANY = "any"  # the question whether there is any fracture
 FEWEST = 10  # patients; below, a value alone or an area says nothing (the tables warn below 10 events)
@@ -107,7 +107,7 @@ class Strata(_Table):
 
 
 class Stress(_Table):
-    """One change made to the films (`hipnode.evaluation.stress`), and what may come of it.
+    """One change made to the films (`hipnode.evaluation.films.stress`), and what may come of it.
 
     largest_drop: how much sensitivity and specificity of any fracture may lose, each
     refused: the share that must be refused, for a change after which a film must not be read

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
-from hipnode.evaluation.intervals import wilson
-from hipnode.evaluation.roc import Z_95
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.roc import Z_95
 
 MOST = 20_000  # patients; who needs more has set the bound too near to what is expected
 STEPS = (20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)

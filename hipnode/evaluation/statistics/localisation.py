@@ -11,10 +11,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hipnode.evaluation.classes import Boxes, areas
-from hipnode.evaluation.counts import metric_of
-from hipnode.evaluation.estimates import Estimate
-from hipnode.evaluation.intervals import (
+from hipnode.evaluation.statistics.classes import Boxes, areas
+from hipnode.evaluation.statistics.counts import metric_of
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import (
     Sums,
     from_sums,
     number_of_patients,
@@ -22,7 +22,7 @@ from hipnode.evaluation.intervals import (
     share_by_patient,
     wilson,
 )
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, Resamples
+from hipnode.evaluation.statistics.resampling import DEFAULT_RESAMPLES, Resamples
 
 COCO_IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 COCO_RECALLS = np.linspace(0, 1, 101)

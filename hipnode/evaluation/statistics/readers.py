@@ -13,10 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import wilcoxon
 from statsmodels.stats import contingency_tables
 
-from hipnode.evaluation.counts import Counts, proportions_by_patient
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.intervals import Method, share_by_patient, strata_when_few
-from hipnode.evaluation.resampling import DEFAULT_RESAMPLES, bootstrap_weights, codes_of, percentile_interval
+from hipnode.evaluation.statistics.counts import Counts, proportions_by_patient
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.intervals import Method, share_by_patient, strata_when_few
+from hipnode.evaluation.statistics.resampling import (
+    DEFAULT_RESAMPLES,
+    bootstrap_weights,
+    codes_of,
+    percentile_interval,
+)
 
 NO_AI, AI = "no_ai", "ai"
 CONDITIONS = (NO_AI, AI)

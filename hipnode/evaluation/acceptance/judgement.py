@@ -14,10 +14,10 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.evaluation.estimates import Estimate, undefined
-from hipnode.evaluation.intervals import OF_NOTHING, number_of_patients, share_by_patient
-from hipnode.evaluation.protocol import ANY, Hypothesis, Protocol, Stress
-from hipnode.evaluation.roc import auc
+from hipnode.evaluation.acceptance.protocol import ANY, Hypothesis, Protocol, Stress
+from hipnode.evaluation.statistics.estimates import Estimate, undefined
+from hipnode.evaluation.statistics.intervals import OF_NOTHING, number_of_patients, share_by_patient
+from hipnode.evaluation.statistics.roc import auc
 from hipnode.status import AcceptanceOutcome
 
 NOT_GIVEN = "(not given)"

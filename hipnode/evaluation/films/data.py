@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from hipnode.errors import HipnodeError
-from hipnode.evaluation.films import Order, Progress, Run, Runner, Stress, Unit
+from hipnode.evaluation.films.runs import Order, Progress, Run, Runner, Stress, Unit
 from hipnode.evaluation.tables import Label, Problem, TablesUnusable, load_labels
 from hipnode.packages import find_packages, named_package
 from hipnode.settings import Settings

@@ -86,7 +86,7 @@ class Unit:
 
 
 class Stress(Protocol):
-    """A change made to a film before it is read (`hipnode.evaluation.stress` has them)."""
+    """A change made to a film before it is read (`hipnode.evaluation.films.stress` has them)."""
 
     @property
     def name(self) -> str:

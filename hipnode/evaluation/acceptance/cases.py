@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hipnode.decision import DecisionRule
-from hipnode.evaluation.acceptance import Answers, case_key, shortage
+from hipnode.evaluation.acceptance.judgement import Answers, case_key, shortage
+from hipnode.evaluation.acceptance.protocol import Protocol
 from hipnode.evaluation.cases import ALL, MOST_VALUES, TEST, VALIDATION, age_band, gather, unit_of
-from hipnode.evaluation.classes import NO_FRACTURE, multi_label, single_label
-from hipnode.evaluation.counts import one_hot
-from hipnode.evaluation.localisation import match
-from hipnode.evaluation.operating import OperatingPoint, at_sensitivity, youden
-from hipnode.evaluation.protocol import Protocol
+from hipnode.evaluation.statistics.classes import NO_FRACTURE, multi_label, single_label
+from hipnode.evaluation.statistics.counts import one_hot
+from hipnode.evaluation.statistics.localisation import match
+from hipnode.evaluation.statistics.operating import OperatingPoint, at_sensitivity, youden
 from hipnode.evaluation.tables import Label, Tables
 
 LEAST_FOR_A_THRESHOLD = 10  # patients with a class on the validation part; a threshold of fewer is luck

@@ -1,0 +1,1 @@
+"""Holding a package against a protocol written before: plan, protocol, judgement, report. Pure."""

@@ -1,0 +1,1 @@
+"""A site's films: read with a model package, as they are and changed on purpose."""
