@@ -7,18 +7,23 @@ written after its file, and an index that has a line is not made again.
 import ctypes
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from hipnode.errors import HipnodeError
-from workers.phantom.fracture import FractureOutcome
+from workers.phantom.breaks import FractureOutcome
+
+if TYPE_CHECKING:
+    from workers.phantom.film import View
 
 LABELS_FILE = "labels.jsonl"
 #: seeds of the pools the shipped weights were made with; a demo or a kept-back set takes another one
@@ -40,6 +45,10 @@ class PoolRequest:
     dicom: bool = False
     outcome: FractureOutcome | None = None
     columns: int | None = None  #: picture width; None: 512 for PNG, DICOM_COLUMNS for DICOM
+    view: "View" = "hip_ap"
+    mix: str = "train"  #: shares of the outcomes, a key of film.MIXES
+    box_margin_mm: float = 8.0  #: around the projected fracture, in the patient
+    masks: bool = False  #: write NAME.masks.png beside each picture, bit k for the k-th of MASKS
 
     def name(self, index: int) -> str:
         """File name of one phantom."""
@@ -68,10 +77,13 @@ def known_indices(folder: Path, seed: int) -> set[int]:
 
 def make_one(request: PoolRequest, index: int) -> dict[str, Any]:
     """Make one phantom, write its file under its final name, and give its record."""
-    from workers.phantom.generate import COLUMNS, generate
+    from workers.phantom.film import COLUMNS, generate, outcome_of
 
     columns = request.columns or (DICOM_COLUMNS if request.dicom else COLUMNS)
-    phantom = generate(request.seed, index, request.outcome, columns)
+    outcome = request.outcome or outcome_of(request.seed, index, request.mix)
+    phantom = generate(
+        request.seed, index, outcome, columns, view=request.view, box_margin_mm=request.box_margin_mm
+    )
     path = request.folder / request.name(index)
     part = path.with_name(path.name + ".part")
     if request.dicom:
@@ -81,7 +93,23 @@ def make_one(request: PoolRequest, index: int) -> dict[str, Any]:
     else:
         Image.fromarray(phantom.pixels).save(part, format="PNG", compress_level=1)
     part.replace(path)
+    if request.masks:
+        Image.fromarray(packed_masks(phantom.masks)).save(path.with_suffix(".masks.png"), format="PNG")
     return {"file": path.name, **phantom.record()}
+
+
+#: bits of a mask picture, from the lowest; bones overlap on a film, so a pixel may carry several
+MASKS = ("femur_L", "femur_R", "hip_bone_L", "hip_bone_R", "metal")
+
+
+def packed_masks(masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Masks by name as one (rows, columns) picture, bit k set where MASKS[k] is."""
+    shape = next(iter(masks.values())).shape
+    packed = np.zeros(shape, np.uint8)
+    for bit, name in enumerate(MASKS):
+        if name in masks:
+            packed |= masks[name].astype(np.uint8) << bit
+    return packed
 
 
 def prepare_process() -> None:
