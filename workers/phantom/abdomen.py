@@ -68,7 +68,7 @@ def _bubble(
     )
     gas[where] = torch.maximum(gas[where], deep)
     rim = torch.exp(-(((radius - 1.0) * (size / 2.2) - 0.6).square()))
-    wall[where] = torch.maximum(wall[where], rim * float(rng.uniform(0.5, 2.2)))
+    wall[where] = torch.maximum(wall[where], rim * float(rng.uniform(1.0, 4.0)))
 
 
 def add_bowel(layers: Layers, geometry: Geometry, rng: np.random.Generator) -> dict[str, int]:
@@ -77,7 +77,7 @@ def add_bowel(layers: Layers, geometry: Geometry, rng: np.random.Generator) -> d
     gas, wall = torch.zeros(geometry.rows, geometry.columns), torch.zeros(geometry.rows, geometry.columns)
     stool = torch.zeros_like(gas)
     counts: dict[str, int] = {}
-    gassy = float(rng.beta(1.5, 1.2))
+    gassy = float(rng.beta(1.8, 1.0))
     for name, course in COURSES.items():
         shift, spread = rng.normal(0.0, 9.0, 2), rng.normal(0.0, 6.0, (len(course), 2))
         bent = [
@@ -100,7 +100,7 @@ def add_bowel(layers: Layers, geometry: Geometry, rng: np.random.Generator) -> d
                     stool[where] = torch.maximum(stool[where], torch.exp(-d / 16.0**2))
             counts[name + " stool"] = 6
     if rng.random() < gassy:
-        loops = int(rng.integers(1, 9))
+        loops = int(rng.integers(2, 14))
         for _ in range(loops):
             cx, cy, r, turn = (
                 rng.uniform(-75, 75),
@@ -108,7 +108,7 @@ def add_bowel(layers: Layers, geometry: Geometry, rng: np.random.Generator) -> d
                 rng.uniform(12, 38),
                 rng.uniform(0, 6.3),
             )
-            size = float(rng.uniform(5.0, 11.0))
+            size = float(rng.uniform(4.5, 10.0))
             for k in range(int(rng.integers(3, 9))):
                 angle = turn + k * 1.3 * size / r
                 _bubble(gas, wall, x, y, rng, (cx + r * math.cos(angle), cy + r * math.sin(angle)), size)
@@ -118,14 +118,32 @@ def add_bowel(layers: Layers, geometry: Geometry, rng: np.random.Generator) -> d
         stool = stool * ((grain - 0.1).clamp_min(0.0) * float(rng.uniform(4.0, 12.0)) - 1.5)
     strength = float(rng.uniform(0.8, 1.5))
     layers["muscle"].sub_((gas * strength + stool - wall).mul_(0.9))
+    layers["muscle"].add_(
+        _loops(x, y, rng, geometry), alpha=float(np.exp(rng.uniform(math.log(2.0), math.log(11.0))))
+    )
     return counts
+
+
+def _loops(x: Tensor, y: Tensor, rng: np.random.Generator, geometry: Geometry) -> Tensor:
+    """Collapsed bowel: winding walls with gas and fat between them, over the upper pelvis; SD about 1."""
+    rows, columns = geometry.rows, geometry.columns
+    per_film = columns * geometry.pitch_mm / geometry.magnification
+    winding = cloud(rng, rows, columns, max(3, round(per_film / float(rng.uniform(28.0, 50.0)))), 3, 0.55)
+    walls = torch.exp(-((winding * (1.0 / 0.28)).square())) - 0.35
+    patchy = torch.sigmoid(3.0 * cloud(rng, rows, columns, 3, 2, 0.6) + 0.5)
+    return (
+        walls
+        * patchy
+        * torch.sigmoid((y - float(rng.uniform(5.0, 45.0))) / 14.0)
+        * torch.sigmoid((130.0 - x.abs()) / 12.0)
+    )
 
 
 def add_mottle(layers: Layers, tissue: Tensor, rng: np.random.Generator) -> float:
     """Uneven muscle and fat: clouds in proportion to the tissue (mm). Gives the amount drawn."""
     rows, columns = tissue.shape
     amount = float(np.exp(rng.uniform(math.log(0.008), math.log(0.022))))
-    pattern = cloud(rng, rows, columns, 5, 6, float(rng.uniform(0.45, 0.68)))
+    pattern = cloud(rng, rows, columns, 5, 6, float(rng.uniform(0.5, 0.72)))
     layers["muscle"].add_(pattern * tissue, alpha=amount)
     return amount
 

@@ -89,7 +89,7 @@ def _trunk(body: Body, p: Coordinates, fat: float, front: float) -> Tensor:
     ring = ((x / width).abs().pow(2.4) + (z / depth).abs().pow(2.4) + 1e-6).pow(1.0 / 2.4)
     side = (ring - 1.0) * (0.75 * depth)
     floor = (body.crotch + 16.0 - y + 0.30 * x.abs() + 0.10 * z) * 0.9
-    return torch.logaddexp(side.clamp(-120, 120) / 15.0, floor.clamp(-120, 120) / 15.0) * 15.0
+    return torch.logaddexp(side.clamp(-150, 150) / 20.0, floor.clamp(-150, 150) / 20.0) * 20.0
 
 
 def _thigh(body: Body, thigh: Thigh, p: Coordinates, fat: float) -> Tensor:
@@ -109,7 +109,7 @@ def skin(body: Body, thighs: tuple[Thigh, Thigh], p: Coordinates) -> Tensor:
     parts += [_thigh(body, thigh, p, body.fat) for thigh in thighs]
     folded = (p[0].abs(), p[1], p[2])
     b = body.buttock
-    solid = _merge(parts, 7.0)
+    solid = _merge(parts, 12.0)
     # no softness here: the fold below the buttock is a line on the film
     seat = ellipsoid(folded, (70.0, body.crotch + 34.0, -0.55 * body.depth), (b + 14.0, b, 0.62 * body.depth))
     solid = torch.minimum(solid, seat)
@@ -176,7 +176,7 @@ def draw_straps(rng: np.random.Generator, body: Body, midline: float, patient: P
                 Strap(
                     (side * (start[0] + jitter[0]), start[1] + jitter[1]),
                     (side * (end[0] + jitter[2]), end[1] + jitter[3]),
-                    radius * float(rng.uniform(0.75, 1.25)), float(rng.uniform(0.0, 26.0)),
+                    radius * float(rng.uniform(0.75, 1.25)), float(rng.uniform(3.0, 22.0)),
                 )
             )  # fmt: skip
     if rng.random() < 0.6:

@@ -51,7 +51,7 @@ def draw_grain(rng: np.random.Generator) -> Grain:
     size = 192
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size), indexing="ij")
     white = rng.standard_normal((2, size, size))
-    power = float(rng.uniform(1.0, 1.7))
+    power = float(rng.uniform(0.9, 1.5))
     fall = 1.0 / np.hypot(np.hypot(fx, fy), 0.02) ** power
     streak = np.exp(-((fx / 0.07) ** 2)) / np.hypot(fy, 0.06) ** float(rng.uniform(0.3, 1.0))
     tiles = []
@@ -60,7 +60,7 @@ def draw_grain(rng: np.random.Generator) -> Grain:
         tiles.append(
             torch.as_tensor(tile / tile.std(), dtype=torch.float32, device=torch.get_default_device())
         )
-    return Grain(tiles[0], tiles[1], float(rng.uniform(0.0, 0.09)), float(rng.uniform(0.04, 0.17)))
+    return Grain(tiles[0], tiles[1], float(rng.uniform(0.0, 0.09)), float(rng.uniform(0.06, 0.20)))
 
 
 def add_hip_bone(

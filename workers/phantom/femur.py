@@ -160,7 +160,7 @@ def draw_femur(rng: np.random.Generator, patient: Patient) -> Femur:
             lesser_level=truncated_normal(rng, -64.0 * length**0.6, 4.0, -80.0, -50.0),
             lesser_size=truncated_normal(rng, 9.5 * length, 1.4, 6.0, 13.5),
             lesser_angle_deg=truncated_normal(rng, 42.0, 8.0, 18.0, 65.0),
-            cortex_shaft=float(np.clip(truncated_normal(rng, 6.6, 0.8, 3.5, 9.5) * quality**0.55, 2.4, 9.5)),
+            cortex_shaft=float(np.clip(truncated_normal(rng, 6.0, 0.9, 3.2, 9.5) * quality**0.55, 2.4, 9.5)),
             cortex_calcar=float(np.clip(truncated_normal(rng, calcar, 0.5, 1.0, 5.5), 1.0, 5.5)),
             cortex_superior=float(np.clip(truncated_normal(rng, superior, 0.2, -0.5, 2.5), 0.3, 2.2)),
             cortex_thin=float(np.clip(truncated_normal(rng, 0.75, 0.25, 0.3, 1.7) * quality**0.6, 0.3, 1.6)),

@@ -69,9 +69,9 @@ def draw_look(rng: np.random.Generator) -> Look:
         equalise=float(u(0.25, 0.6)) if kind == "equalised" else 0.0,
         median=truncated_normal(rng, 0.39, 0.055, 0.26, 0.58),
         shoulder=float(u(3.0, 6.0)) if rng.random() < 0.3 else 0.0,
-        black=float(u(0.05, 0.13)),
+        black=float(u(0.04, 0.16)),
         white=float(u(0.64, 0.98)),
-        grain=float(np.exp(rng.normal(math.log(0.025), 0.2))),
+        grain=float(np.exp(rng.normal(math.log(0.0225), 0.2))),
         grain_power=float(u(0.9, 1.5)),
         softness_px=float(u(0.28, 0.48)),
     )

@@ -72,7 +72,7 @@ class HipBone:
         middle = middle - 10.0 * torch.exp(-(((s + 72.0) / 26.0).square()) - (((y - 72.0) / 28.0).square()))
         rim = torch.exp(outline / 5.0).clamp_max(1.0)
         pillar = torch.exp(-(((s - 12.0 - 0.22 * (y - 30.0)) / 11.0).square())) * (y > 10.0)
-        body = torch.exp(-((y - 16.0).clamp_min(0.0) / 15.0)) * torch.exp(-((s / 46.0).square()))
+        body = torch.exp(-((y - 16.0).clamp_min(0.0) / 22.0)) * torch.exp(-((s / 52.0).square()))
         sacral = torch.exp(-(((s + 72.0) / 22.0).square()) - (((y - 64.0) / 30.0).square()))
         front = torch.exp(-(((s - 55.0) / 12.0).square()) - (((y - 64.0) / 22.0).square()))
         thick = (
@@ -80,6 +80,7 @@ class HipBone:
             + self.crest * rim * (y > 58.0) * torch.sigmoid((s + 62.0) * 0.12)
             + 3.0 * rim * (y <= 58.0)
         )
+        thick = thick * (0.45 + 0.55 * torch.sigmoid((s + 72.0) * 0.14))  # behind the sacrum it is faint
         thick = thick + 4.0 * pillar + 20.0 * body.clamp_max(1.0) + 1.5 * sacral + 5.0 * front
         return torch.stack([outline, middle.expand_as(outline), 0.5 * thick.expand_as(outline)])
 
@@ -125,21 +126,30 @@ class HipBone:
         )
         ball = torch.minimum(*towards)
         # quadrilateral surface: the inner pelvis is flat, and runs up to the sacral joint as the arcuate line
+        rise = (q[1] - 8.0).clamp_min(0.0)
+        wall = -(q[0] + 0.10 * q[2] + 0.06 * q[1] + 0.60 * rise) - socket - 1.0
+        centre = (-5.0, 3.0, -5.0)  # what holds the socket narrows towards the sacral joint and into the wing
+        towards = (
+            capsule(q, centre, (-38.0, 58.0, -52.0), socket + 6.0, 7.0),
+            capsule(q, centre, (11.0, 44.0, 2.0), socket + 6.0, 9.0),
+        )
+        ball = torch.minimum(*towards)
+        # quadrilateral surface: the inner pelvis is flat, and runs up to the sacral joint as the arcuate line
         wall = -(q[0] + 0.10 * q[2] + 0.06 * q[1] + 0.75 * (q[1] - 14.0).clamp_min(0.0)) - socket - 3.6
         ball = torch.logaddexp(ball.clamp(-60, 60) / 2.0, wall.clamp(-60, 60) / 2.0) * 2.0
         parts = [
             ball,
             # pubis: upper ramus, body, lower ramus
             capsule(q, (-22.0, 3.0, 14.0), (-45.0, low + 20.0, 33.0), r + 4.5, r - 0.5),
-            capsule(q, (-45.0, low + 20.0, 33.0), (19.0 - m, low + 9.0, 44.0), r - 0.5, r + 1.0),
+            capsule(q, (-45.0, low + 20.0, 33.0), (19.0 - m, low + 8.0, 44.0), r, r + 1.5),
             ellipsoid(q, (11.5 - m, low, 44.0), (10.0, 19.5, 7.5)),
-            capsule(q, (13.0 - m, low - 14.0, 40.0), (-50.0, low - 34.0, 8.0), r - 1.2, r - 2.2),
-            capsule(q, (-50.0, low - 34.0, 8.0), (-30.0, -71.0, -22.0), r - 2.2, r + 1.0),
+            capsule(q, (13.0 - m, low - 12.0, 40.0), (-50.0, low - 28.0, 8.0), r - 0.8, r - 1.8),
+            capsule(q, (-50.0, low - 28.0, 8.0), (-30.0, -65.0, -22.0), r - 1.8, r + 1.5),
             # ischium: posterior column, body, tuberosity, spine
-            capsule(q, (-20.0, 16.0, -34.0), (-20.0, -14.0, -30.0), 11.0, i),
-            capsule(q, (-18.0, -12.0, -24.0), (-24.0, -48.0, -33.0), i + 1.0, i - 1.0),
-            ellipsoid(q, (-22.0, -56.0, -34.0), (15.0, 23.0, 14.0)),
-            capsule(q, (-28.0, -2.0, -40.0), (-41.0, -11.0, -49.0), 7.0, 2.5),
+            capsule(q, (-17.0, 16.0, -34.0), (-16.0, -14.0, -30.0), 11.0, i),
+            capsule(q, (-15.0, -12.0, -24.0), (-22.0, -48.0, -33.0), i + 1.0, i - 1.0),
+            ellipsoid(q, (-22.0, -51.0, -34.0), (15.5, 23.0, 14.0)),
+            capsule(q, (-25.0, -2.0, -40.0), (-36.0, -10.0, -47.0), 6.5, 2.5),
         ]
         return blend(parts, 2.6)
 
@@ -200,13 +210,13 @@ def draw_hip_bones(
     size = patient.size * truncated_normal(rng, 0.98 if female else 1.03, 0.03, 0.9, 1.12)
     space = truncated_normal(rng, 3.8 - 0.3 * patient.old, 0.8, 1.0, 5.8)
     shared = {
-        "midline": truncated_normal(rng, 89.0 * patient.size, 4.0, 76.0, 102.0),
+        "midline": truncated_normal(rng, 91.0 * patient.size, 4.0, 76.0, 102.0),
         "inclination_deg": truncated_normal(rng, 39.0, 4.0, 30.0, 50.0),
         "anteversion_deg": truncated_normal(rng, 18.0, 6.5, 2.0, 35.0),
         "cover": truncated_normal(rng, 0.13, 0.08, -0.05, 0.35),
         "flare": truncated_normal(rng, 36.0 if female else 33.0, 6.0, 20.0, 52.0),
         "pubis_drop": truncated_normal(rng, 29.0, 5.0, 16.0, 42.0),
-        "cortex": float(np.clip(truncated_normal(rng, 0.95, 0.22, 0.5, 1.7) * quality**0.4, 0.4, 1.9)),
+        "cortex": float(np.clip(truncated_normal(rng, 1.0, 0.22, 0.5, 1.7) * quality**0.4, 0.4, 1.9)),
         "bvf": float(np.clip(0.21 * quality * rng.uniform(0.7, 1.3), 0.04, 0.36)),
     }
     warp = rng.normal(0.0, 2.0, (len(OUTLINE), 2)) + rng.normal(0.0, 3.0, 2)
@@ -219,10 +229,10 @@ def draw_hip_bones(
                 size=size,
                 socket_radius=head + max(0.8, space + float(rng.normal(0.0, 0.3))),
                 rim_wave=truncated_normal(rng, 0.12, 0.06, -0.05, 0.3),
-                fossa_thickness=truncated_normal(rng, 4.2, 0.8, 2.4, 6.5),
+                fossa_thickness=truncated_normal(rng, 3.3, 0.8, 1.8, 5.5),
                 crest=truncated_normal(rng, 8.0, 1.2, 5.0, 12.0),
                 outline=tuple((float(a), float(b)) for a, b in outline),
-                ramus_radius=truncated_normal(rng, 6.8, 0.6, 5.0, 9.0),
+                ramus_radius=truncated_normal(rng, 7.5, 0.6, 5.6, 9.5),
                 ischium_radius=truncated_normal(rng, 13.0, 1.0, 10.5, 16.5),
                 symphysis_gap=truncated_normal(rng, 3.6, 1.0, 1.5, 7.0),
                 cortex_roof=truncated_normal(rng, 2.1, 0.6, 0.9, 4.0),

@@ -87,7 +87,8 @@ def draw_scene(seed: int, index: int, outcome: FractureOutcome, attempt: int = 0
     bones = {side: replace(bone, midline=midline) for side, bone in bones.items()}
     sacrum = draw_sacrum(stream(seed, index, "sacrum"), patient)
     pose = stream(seed, index, "pose")
-    tilt, turn, cant = (truncated_normal(pose, 0.0, s, -2.4 * s, 2.4 * s) for s in (6.0, 4.5, 3.5))
+    tilt, turn, cant = (truncated_normal(pose, 0.0, s, -2.4 * s, 2.4 * s) for s in (5.5, 4.5, 3.5))
+    tilt += 6.0  # lying, the inlet is seen wide and the obturator foramina low
     world = rotation((0, 0, 1), cant) @ rotation((0, 1, 0), turn) @ rotation((1, 0, 0), tilt)
     target = "R" if stream(seed, index, "side").random() < 0.5 else "L"
     body = draw_body(stream(seed, index, "body"), patient, midline)

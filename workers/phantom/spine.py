@@ -144,7 +144,7 @@ def draw_lumbar(rng: np.random.Generator, patient: Patient, sacrum: Sacrum, coun
                 centre=(drift, y, z), lean=lean, half_width=half_width, half_depth=0.70 * half_width,
                 half_height=half_height * crush, waist=truncated_normal(rng, 0.12, 0.03, 0.04, 0.2),
                 spur=min(7.0, worn * float(rng.uniform(0.3, 1.6))),
-                cortex=float(np.clip(rng.normal(0.9, 0.2) * patient.quality**0.4, 0.4, 1.5)),
+                cortex=float(np.clip(rng.normal(0.65, 0.15) * patient.quality**0.4, 0.3, 1.1)),
                 bvf=float(np.clip(0.15 * patient.quality * rng.uniform(0.8, 1.2), 0.03, 0.25)),
             )
         )  # fmt: skip
