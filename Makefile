@@ -4,10 +4,10 @@ BIN := .venv/bin
 FILMS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint dist types serve up bench clean
+.PHONY: help demo test lint dist types serve up bench phantom-sheet clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 .venv/.node: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,9 @@ serve up: .venv/.node  ## run the node with its workers on this machine
 bench: .venv/.dev  ## measure: ingest beside Orthanc and DCMTK, stages, latency, backlog
 	sh tests/install_peers.sh
 	$(BIN)/python -m tests.bench
+
+phantom-sheet: .venv/.node  ## contact sheet of phantoms, and how they measure beside real films (BESIDE=FILE)
+	$(BIN)/python -m workers.phantom.sheet --out docs/phantom-sheet.jpg $(if $(BESIDE),--beside '$(BESIDE)')
 
 clean:  ## remove what the other targets made
 	rm -rf .venv demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
