@@ -53,14 +53,14 @@ def draw_grain(rng: np.random.Generator) -> Grain:
     white = rng.standard_normal((2, size, size))
     power = float(rng.uniform(0.9, 1.5))
     fall = 1.0 / np.hypot(np.hypot(fx, fy), 0.02) ** power
-    streak = np.exp(-((fx / 0.07) ** 2)) / np.hypot(fy, 0.06) ** float(rng.uniform(0.3, 1.0))
+    streak = np.exp(-((fx / 0.05) ** 2)) / np.hypot(fy, 0.06) ** float(rng.uniform(0.3, 1.0))
     tiles = []
     for noise, shape in zip(white, (streak, fall), strict=True):
         tile = np.fft.ifft2(np.fft.fft2(noise) * shape).real
         tiles.append(
             torch.as_tensor(tile / tile.std(), dtype=torch.float32, device=torch.get_default_device())
         )
-    return Grain(tiles[0], tiles[1], float(rng.uniform(0.0, 0.09)), float(rng.uniform(0.06, 0.20)))
+    return Grain(tiles[0], tiles[1], float(rng.uniform(0.02, 0.13)), float(rng.uniform(0.06, 0.22)))
 
 
 def add_hip_bone(

@@ -164,7 +164,7 @@ def draw_femur(rng: np.random.Generator, patient: Patient) -> Femur:
             cortex_calcar=float(np.clip(truncated_normal(rng, calcar, 0.5, 1.0, 5.5), 1.0, 5.5)),
             cortex_superior=float(np.clip(truncated_normal(rng, superior, 0.2, -0.5, 2.5), 0.3, 2.2)),
             cortex_thin=float(np.clip(truncated_normal(rng, 0.75, 0.25, 0.3, 1.7) * quality**0.6, 0.3, 1.6)),
-            bvf_head=float(np.clip(0.27 * quality * rng.uniform(0.7, 1.3), 0.06, 0.48)),
+            bvf_head=float(np.clip(0.21 * quality * rng.uniform(0.7, 1.3), 0.05, 0.42)),
             bvf_neck=float(np.clip(0.135 * quality * rng.uniform(0.7, 1.3), 0.03, 0.30)),
             bvf_ward=float(np.clip(0.05 * quality * rng.uniform(0.6, 1.4), 0.01, 0.12)),
             bvf_trochanter=float(np.clip(0.11 * quality * rng.uniform(0.7, 1.3), 0.02, 0.25)),

@@ -134,7 +134,7 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
         mtf_sigma_mm=float(rng.uniform(0.12, 0.19)),
         electronic=float(rng.uniform(1.0, 3.0)),
         white_grain=float(rng.uniform(0.2, 0.9)),
-        motion_mm=float(np.exp(rng.uniform(math.log(0.3), math.log(0.8)))),
+        motion_mm=float(np.exp(rng.uniform(math.log(0.22), math.log(0.75)))),
     )
 
 

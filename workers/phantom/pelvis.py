@@ -208,7 +208,7 @@ def draw_hip_bones(
     """Left and right hip bone of the patient, for head radii (left, right); alike, not mirrored."""
     female, quality = patient.female, patient.quality
     size = patient.size * truncated_normal(rng, 0.98 if female else 1.03, 0.03, 0.9, 1.12)
-    space = truncated_normal(rng, 3.8 - 0.3 * patient.old, 0.8, 1.0, 5.8)
+    space = truncated_normal(rng, 3.5 - 0.3 * patient.old, 0.8, 0.8, 5.5)
     shared = {
         "midline": truncated_normal(rng, 91.0 * patient.size, 4.0, 76.0, 102.0),
         "inclination_deg": truncated_normal(rng, 39.0, 4.0, 30.0, 50.0),
@@ -235,7 +235,7 @@ def draw_hip_bones(
                 ramus_radius=truncated_normal(rng, 7.5, 0.6, 5.6, 9.5),
                 ischium_radius=truncated_normal(rng, 13.0, 1.0, 10.5, 16.5),
                 symphysis_gap=truncated_normal(rng, 3.6, 1.0, 1.5, 7.0),
-                cortex_roof=truncated_normal(rng, 2.1, 0.6, 0.9, 4.0),
+                cortex_roof=truncated_normal(rng, 1.6, 0.5, 0.7, 3.2),
                 **own,
             )
         )

@@ -1,12 +1,14 @@
 """A contact sheet of phantoms, and how they measure beside real films: `python -m workers.phantom.sheet`.
 
 With HIPNODE_FILMS set to a folder of real AP pelvis films (PNG), a second sheet shows films and phantoms in
-turns. It is made from patients' films and belongs outside any repository, so its path has to be given.
+turns. It is made from patients' films and stays out of any repository: it lies in the system's folder for
+temporary files unless --beside names another place.
 """
 
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -55,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the sheets and print the table."""
     parser = argparse.ArgumentParser(description="Contact sheet and realism table of phantoms.")
     parser.add_argument("--out", type=Path, required=True, help="JPEG of phantoms only")
-    parser.add_argument(
-        "--beside", type=Path, help="JPEG of films and phantoms in turns; keep it out of repositories"
-    )
+    parser.add_argument("--beside", type=Path, help="JPEG of films and phantoms in turns, for HIPNODE_FILMS")
     parser.add_argument("--count", type=int, default=100, help="phantoms that are measured")
     options = parser.parse_args(arguments)
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=prepare_process) as pool:
@@ -70,11 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sheet.paste(lower, (0, upper.height))
     sheet.save(options.out, quality=72, optimize=True)
     films = os.environ.get("HIPNODE_FILMS")
-    if films and options.beside:
-        paths = sorted(Path(films).rglob("*.png"))[:: max(1, len(list(Path(films).rglob("*.png"))) // 8)][:8]
+    found = sorted(Path(films).rglob("*.png")) if films else []
+    if found:
+        paths = found[:: max(1, len(found) // 8)][:8]
+        beside = options.beside or Path(tempfile.gettempdir()) / "phantoms-beside-films.jpg"
         real = [np.asarray(Image.open(p).convert("L")) for p in paths]
         turns = [picture for pair in zip(real, pelves, strict=False) for picture in pair]
-        tiled(turns, 4, 480).save(options.beside, quality=85)
+        tiled(turns, 4, 480).save(beside, quality=85)
+        sys.stdout.write(f"Films and phantoms in turns: {beside}\n\n")
     sys.stdout.write(f"{as_markdown(compare(rows))}\n\n{options.count} phantoms. {DOMAIN_GAP}\n")
 
 

@@ -15,7 +15,7 @@ Window = tuple[float, float, float, float]
 
 #: the trabecular map covers this part of the neck frame: x from, x to, y from (top), y to (bottom), mm
 MAP_MM: Window = (-40.0, 88.0, 44.0, -236.0)
-MAP_STEP_MM = 0.64
+MAP_STEP_MM = 0.5
 
 
 def trabecular_map(femur: Femur, rng: np.random.Generator) -> Tensor:
@@ -56,9 +56,9 @@ def trabecular_map(femur: Femur, rng: np.random.Generator) -> Tensor:
     )
     group = float(rng.uniform(0.1, 0.9))
     base = base * (1.0 + group * (0.5 * compressive + 0.45 * tensile))
-    streak = float(rng.uniform(0.0, 0.26))
+    streak = float(rng.uniform(0.05, 0.45))
     grain = float(rng.uniform(0.03, 0.13))
-    spacing = float(rng.uniform(0.8, 1.6))
+    spacing = float(rng.uniform(0.7, 1.3))
     lines = _streaks(rng, fan * 45.0 / spacing, reach / 14.0) * (0.35 + compressive)
     arches = _streaks(rng, arch / spacing, turn * 4.0) * (0.25 + tensile)
     wild = cloud(rng, rows, columns, 28, 4, float(rng.uniform(0.6, 0.95)))
