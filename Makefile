@@ -48,8 +48,8 @@ bench: .venv/.dev  ## measure: ingest beside Orthanc and DCMTK, stages, latency,
 	sh tests/install_peers.sh
 	$(BIN)/python -m tests.bench
 
-phantom-sheet: .venv/.node  ## contact sheet of phantoms, and how they measure beside real films (BESIDE=FILE)
-	$(BIN)/python -m workers.phantom.sheet --out docs/phantom-sheet.jpg $(if $(BESIDE),--beside '$(BESIDE)')
+phantom-sheet: .venv/.node  ## contact sheet of phantoms, and how they measure (HIPNODE_FILMS=DIR: films beside)
+	$(BIN)/python -m workers.phantom.sheet --out docs/phantom-sheet.jpg
 
 clean:  ## remove what the other targets made
 	rm -rf .venv demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
