@@ -4,7 +4,7 @@ BIN := .venv/bin
 FILMS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint dist types serve up bench evaluation-example clean
+.PHONY: help demo test lint dist types serve up bench evaluation-example phantom-sheet clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ evaluation-example: .venv/.dev  ## make the report of docs/evaluation-example fr
 	rm -rf docs/evaluation-example
 	mkdir docs/evaluation-example
 	cp -r $(EXAMPLE)/report/report.md $(EXAMPLE)/report/figures $(EXAMPLE)/report/tables docs/evaluation-example
+
+phantom-sheet: .venv/.node  ## contact sheet of phantoms, and how they measure (HIPNODE_FILMS=DIR: films beside)
+	$(BIN)/python -m workers.phantom.sheet --out docs/phantom-sheet.jpg
 
 clean:  ## remove what the other targets made
 	rm -rf .venv demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -187,7 +187,8 @@ def test_a_pool_is_a_data_folder_of_the_evaluation(tmp_path):
         assert (label.image_uid, label.hip) == (film.SOPInstanceUID, film.ImageLaterality)
         assert (label.size, label.split) == ((film.Rows, film.Columns), "test")
         assert [list(box.corners) for box in label.boxes] == record["boxes"]
-        known = "none" if not label.classes else "subtle" if record["visibility"] < 200 else "obvious"
+        seen = record["visibility"] * 0.143 / record["pixel_mm"]
+        known = "none" if not label.classes else "subtle" if seen < 200 else "obvious"
         assert label.strata.get("difficulty", "none") == known
     assert len({label.patient_id for label in data.labels}) == 3
 

@@ -128,10 +128,26 @@ def phantom(
     out: Annotated[Path, typer.Option(help="Folder for the files and labels.jsonl; a second call goes on.")],
     count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pixels.")] = 1,
-    view: Annotated[Literal["hip_ap"], typer.Option(help="The view to render.")] = "hip_ap",
+    view: Annotated[
+        Literal["hip_ap", "pelvis_ap"], typer.Option(help="One hip, or the whole pelvis, of the same scene.")
+    ] = "hip_ap",
     outcome: Annotated[
         Literal["VF", "DF", "SF", "UF", "none"] | None, typer.Option(help="One outcome only; unset is a mix.")
     ] = None,
+    mix: Annotated[
+        Literal["train", "balanced", "cohort", "screening"], typer.Option(help="Shares of the outcomes.")
+    ] = "train",
+    columns: Annotated[
+        int | None, typer.Option(min=128, max=4096, help="Width in pixels; unset: 512, of DICOM 1024.")
+    ] = None,
+    box_margin: Annotated[
+        float, typer.Option(min=0, max=50, help="Millimetres around the fracture that its box takes in.")
+    ] = 8.0,
+    labels: Annotated[
+        Literal["coco", "yolo", "voc"] | None,
+        typer.Option(help="Also write labels in this format; a second call adds another."),
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Also write bone and metal masks.")] = False,
     dicom: Annotated[
         bool, typer.Option("--dicom", help="DX files, marked synthetic, instead of PNG.")
     ] = False,
@@ -148,17 +164,21 @@ def phantom(
     Example: `hipnode phantom --count 1000 --out phantoms/`
     """
     need_torch()
+    from workers.phantom.breaks import FractureOutcome
     from workers.phantom.dataset import PoolRequest, write_demo_studies, write_pool
-    from workers.phantom.fracture import FractureOutcome
+    from workers.phantom.labels import write_labels
 
     if demo:
         write_demo_studies(out)
         return
     request = PoolRequest(
-        out, count, seed, dicom=dicom, outcome=FractureOutcome(outcome) if outcome else None, split=split
-    )
+        out, count, seed, dicom=dicom, outcome=FractureOutcome(outcome) if outcome else None, columns=columns,
+        view=view, mix=mix, box_margin_mm=box_margin, masks=masks, split=split,
+    )  # fmt: skip
     with counting(f"phantoms, {view}") as progress:
         made = write_pool(request, progress=progress)
+    if labels:
+        write_labels(out, labels)
     typer.echo(f"{made} phantoms made in {out}, {count - made} were there.")
 
 

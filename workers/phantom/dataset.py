@@ -1,6 +1,6 @@
 """Pools of phantoms on disk: PNG or DICOM files and `labels.jsonl`, one line a phantom.
 
-`hipnode train` and `hipnode evaluate --data` take such a folder as it is.
+`hipnode train` and `hipnode evaluate --data` take such a folder as it is, if its films are of one view.
 A pool grows index by index, can be read while it grows, and goes on where it stopped: a line is
 written after its file, and an index that has a line is not made again.
 """
@@ -8,7 +8,7 @@ written after its file, and an index that has a line is not made again.
 import ctypes
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,21 +16,24 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from hipnode.errors import HipnodeError
-from workers.phantom.fracture import FractureOutcome
+from workers.phantom.breaks import FractureOutcome
 
 if TYPE_CHECKING:
-    from workers.phantom.generate import Phantom
+    from workers.phantom.film import Phantom, View
 
 LABELS_FILE = "labels.jsonl"
 #: seeds of the pools the shipped weights were made with; a demo or a kept-back set takes another one
 SEEDS = {"train": 21, "val": 22, "test": 23, "demo": 24}
 
-
-#: visibility (generate.visibility_of) below which a fracture counts as subtle: about a quarter of them
+#: visibility (truth.visibility_of) below which a fracture counts as subtle: about a quarter of them. It is that
+#: of pixels of SUBTLE_PITCH_MM; bigger pixels catch more quanta, so that visibility grows with their width.
 SUBTLE_BELOW = 200.0
+SUBTLE_PITCH_MM = 0.143
 
 
 class PoolError(HipnodeError):
@@ -49,6 +52,10 @@ class PoolRequest:
     outcome: FractureOutcome | None = None
     split: str | None = None  #: "train", "validation" or "test", written into each record
     columns: int | None = None  #: picture width; None: 512 for PNG, DICOM_COLUMNS for DICOM
+    view: "View" = "hip_ap"
+    mix: str = "train"  #: shares of the outcomes, a key of film.MIXES
+    box_margin_mm: float = 8.0  #: around the projected fracture, in the patient
+    masks: bool = False  #: write NAME.masks.png beside each picture, bit k for the k-th of MASKS
 
     def name(self, index: int) -> str:
         """File name of one phantom."""
@@ -77,10 +84,13 @@ def known_indices(folder: Path, seed: int) -> set[int]:
 
 def make_one(request: PoolRequest, index: int) -> dict[str, Any]:
     """Make one phantom, write its file under its final name, and give its record."""
-    from workers.phantom.generate import COLUMNS, generate
+    from workers.phantom.film import COLUMNS, generate, outcome_of
 
     columns = request.columns or (DICOM_COLUMNS if request.dicom else COLUMNS)
-    phantom = generate(request.seed, index, request.outcome, columns)
+    outcome = request.outcome or outcome_of(request.seed, index, request.mix)
+    phantom = generate(
+        request.seed, index, outcome, columns, view=request.view, box_margin_mm=request.box_margin_mm
+    )
     path = request.folder / request.name(index)
     part = path.with_name(path.name + ".part")
     image_uid = None
@@ -93,31 +103,51 @@ def make_one(request: PoolRequest, index: int) -> dict[str, Any]:
     else:
         Image.fromarray(phantom.pixels).save(part, format="PNG", compress_level=1)
     part.replace(path)
+    if request.masks:
+        Image.fromarray(packed_masks(phantom.masks)).save(path.with_suffix(".masks.png"), format="PNG")
     return {"file": path.name, **_label(request, phantom, image_uid), **phantom.record()}
 
 
 def _label(request: PoolRequest, phantom: "Phantom", image_uid: str | None) -> dict[str, Any]:
-    """The columns by which `hipnode evaluate --data` knows a case; every phantom is a patient of its own."""
+    """The columns by which `hipnode evaluate --data` knows a case; every scene is a patient of its own.
+
+    A film of one hip is a row of that hip. A pelvis film is a row without hip, judged as a whole film: the
+    other hip is never broken, so the film's class is that of its only fracture.
+    """
     outcome = phantom.outcome
     femur = phantom.parameters["femur"]
-    assert isinstance(femur, dict)  # noqa: S101  (a plain record, written by generate)
     name = f"{phantom.seed:04d}-{phantom.index:06d}"
     label = {
         "case_id": name,
         "patient_id": f"SYN-{name}",
         "image_uid": image_uid,
-        "hip": phantom.side,
+        "hip": phantom.side if phantom.view == "hip_ap" else None,
         "y_class": "N" if outcome is FractureOutcome.NONE else outcome.value,
         "split": request.split,
         "sex": "F" if femur["female"] else "M",
         "age": int(femur["age_years"]),
-        "difficulty": _difficulty(phantom.visibility) if phantom.visibility else None,
+        "difficulty": _difficulty(phantom.visibility, phantom.pixel_mm) if phantom.visibility else None,
     }
     return {column: value for column, value in label.items() if value is not None}
 
 
-def _difficulty(visibility: float) -> str:
-    return "subtle" if visibility < SUBTLE_BELOW else "obvious"
+def _difficulty(visibility: float, pixel_mm: float) -> str:
+    """The same word for the same film at any resolution."""
+    return "subtle" if visibility * SUBTLE_PITCH_MM / pixel_mm < SUBTLE_BELOW else "obvious"
+
+
+#: bits of a mask picture, from the lowest; bones overlap on a film, so a pixel may carry several
+MASKS = ("femur_L", "femur_R", "hip_bone_L", "hip_bone_R", "metal")
+
+
+def packed_masks(masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Masks by name as one (rows, columns) picture, bit k set where MASKS[k] is."""
+    shape = next(iter(masks.values())).shape
+    packed = np.zeros(shape, np.uint8)
+    for bit, name in enumerate(MASKS):
+        if name in masks:
+            packed |= masks[name].astype(np.uint8) << bit
+    return packed
 
 
 def prepare_process() -> None:

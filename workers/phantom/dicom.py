@@ -98,8 +98,9 @@ def _describe(ds: Dataset, phantom: PhantomLike, rng: np.random.Generator) -> No
     ds.AccessionNumber = f"S{phantom.seed:04d}{phantom.index:06d}"
     ds.ReferringPhysicianName = ""
     ds.StudyID = f"{phantom.index}"
-    ds.StudyDescription = "HIP (synthetic phantom)"
-    ds.SeriesDescription = "HIP AP (synthetic phantom)"
+    part = _part(phantom)
+    ds.StudyDescription = f"{part} (synthetic phantom)"
+    ds.SeriesDescription = f"{part} AP (synthetic phantom)"
     ds.SeriesNumber, ds.InstanceNumber = 1, 1
     ds.Modality = "DX"
     ds.PresentationIntentType = "FOR PRESENTATION"
@@ -113,13 +114,20 @@ def _describe(ds: Dataset, phantom: PhantomLike, rng: np.random.Generator) -> No
     ds.AcquisitionContextSequence = Sequence()
 
 
+def _part(phantom: PhantomLike) -> str:
+    """Body Part Examined of the view."""
+    return "PELVIS" if getattr(phantom, "view", "hip_ap") == "pelvis_ap" else "HIP"
+
+
 def _acquire(ds: Dataset, phantom: PhantomLike) -> None:
     """Anatomy, positioning, detector."""
-    ds.BodyPartExamined = "HIP"
+    hip = _part(phantom) == "HIP"
+    ds.BodyPartExamined = _part(phantom)
     ds.ViewPosition = "AP"
-    ds.ImageLaterality = phantom.side
+    ds.ImageLaterality = phantom.side if hip else "B"
     ds.PatientOrientation = ["L", "F"]
-    ds.AnatomicRegionSequence = Sequence([_code("24136001", "SCT", "Hip joint")])
+    region = _code("24136001", "SCT", "Hip joint") if hip else _code("12921003", "SCT", "Pelvis")
+    ds.AnatomicRegionSequence = Sequence([region])
     view = _code("399348003", "SCT", "antero-posterior")
     view.ViewModifierCodeSequence = Sequence()
     ds.ViewCodeSequence = Sequence([view])
@@ -132,7 +140,7 @@ def _acquire(ds: Dataset, phantom: PhantomLike) -> None:
     ds.DistanceSourceToDetector = f"{sid:.1f}"
     ds.DistanceSourceToPatient = f"{sid - float(str(phantom.parameters['oid_mm'])):.1f}"
     ds.EstimatedRadiographicMagnificationFactor = f"{phantom.magnification:.4f}"
-    ds.KVP = "80"
+    ds.KVP = f"{float(str(phantom.parameters.get('kvp', 80.0))):g}"
 
 
 def _store_pixels(ds: Dataset, picture: NDArray[np.float32], rng: np.random.Generator) -> None:

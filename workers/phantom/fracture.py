@@ -7,7 +7,6 @@ trochanteric fracture (AO A1), UF unstable (AO A2, A3), or none. Frames and unit
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 import torch
@@ -15,19 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.phantom.anatomy import Femur
+from workers.phantom.breaks import FractureOutcome as FractureOutcome
 from workers.phantom.fields import Coordinates, Vec, ellipsoid
 from workers.phantom.random import truncated_normal
-
-
-class FractureOutcome(StrEnum):
-    """What is true of a phantom's hip."""
-
-    VF = "VF"
-    DF = "DF"
-    SF = "SF"
-    UF = "UF"
-    NONE = "none"
-
 
 Matrix = NDArray[np.float64]
 
