@@ -15,12 +15,15 @@ from workers.training.augment import (
     flip,
     join_four,
     keep_visible,
+    mirrored_classes,
     move,
     vary,
     warp_boxes,
 )
-from workers.training.data import DataError, EpochPlan, epoch_order, hip_centre, load_picture, read_pool
+from workers.training.data import EpochPlan, epoch_order, hip_centre, load_picture
+from workers.training.folders import read_pool
 from workers.training.recipes import RECIPES, Augmentation, recipe_named
+from workers.training.samples import DataError
 
 NAMES = ("VF", "DF", "SF", "UF")
 PHANTOM = RECIPES["phantom-short"].augmentation
@@ -101,6 +104,25 @@ def test_flipping_twice_changes_nothing():
     twice = flip(once)
     np.testing.assert_array_equal(twice.pixels, square().pixels)
     np.testing.assert_array_equal(twice.boxes, square().boxes)
+
+
+def test_a_mirror_keeps_left_and_right_true():
+    """The class that names a side changes it, as the hip itself does."""
+    names = ("hip-L", "hip-R", "VF", "other-L")
+    mirrored = mirrored_classes(names)
+    assert mirrored.tolist() == [1, 0, 2, 3]
+    picture = square()._replace(
+        boxes=np.array([[70, 30, 90, 60], [5, 30, 25, 60], [40, 40, 50, 50]], np.float32),
+        labels=np.array([0, 1, 2]),  # a film: the patient's left is on the right
+    )
+    once = flip(picture, mirrored)
+    columns = {names[k]: box[0] for k, box in zip(once.labels, once.boxes, strict=True)}
+    assert columns == {"hip-R": 96 - 90, "hip-L": 96 - 25, "VF": 96 - 50}
+    assert flip(once, mirrored).labels.tolist() == [0, 1, 2]
+    a = Augmentation(flip=1.0)
+    varied = vary([picture], a, 96, np.random.default_rng(1), mirrored=mirrored)
+    assert varied.labels.tolist() == once.labels.tolist()
+    assert mirrored_classes(NAMES).tolist() == [0, 1, 2, 3], "no fracture class names a side"
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from hipnode.findings import Detections
-from workers.training.data import DataError, Sample, read_pool
 from workers.training.evaluate import auc_interval
+from workers.training.folders import read_pool
 from workers.training.leaks import boxes_to_hide, leak_check, paint
+from workers.training.samples import DataError, Sample
 
 NAMES = ("VF", "DF", "SF", "UF")
 ROWS, COLUMNS = 160, 128

@@ -3,6 +3,7 @@
 Pictures are (h, w) uint8 gray; boxes (m, 4) float32 in their pixels, corner origin.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -86,12 +87,21 @@ def keep_visible(
     return clipped[keep], labels[keep]
 
 
-def flip(picture: Picture) -> Picture:
-    """Left and right exchanged."""
+def mirrored_classes(class_names: Sequence[str]) -> NDArray[np.int64]:
+    """(classes,) what each class is in a mirror: X-L and X-R change places, all others stay."""
+    names = list(class_names)
+    other = {"-L": "-R", "-R": "-L"}
+    mirrored = [name[:-2] + other[name[-2:]] if name[-2:] in other else name for name in names]
+    return np.array([names.index(m) if m in names else i for i, m in enumerate(mirrored)], np.int64)
+
+
+def flip(picture: Picture, mirrored: NDArray[np.int64] | None = None) -> Picture:
+    """Left and right exchanged: pixels, boxes, and with `mirrored` the classes that name a side."""
     width = picture.pixels.shape[1]
     boxes = picture.boxes.copy()
     boxes[:, [0, 2]] = width - picture.boxes[:, [2, 0]]
-    return Picture(picture.pixels[:, ::-1].copy(), boxes, picture.labels)
+    labels = picture.labels if mirrored is None else mirrored[picture.labels]
+    return Picture(picture.pixels[:, ::-1].copy(), boxes, labels)
 
 
 def move(
@@ -177,12 +187,19 @@ def blend(a: Picture, b: Picture) -> Picture:
 
 
 def vary(
-    pictures: list[Picture], a: Augmentation, size: int, rng: Generator, *, plain: bool = False
+    pictures: list[Picture],
+    a: Augmentation,
+    size: int,
+    rng: Generator,
+    *,
+    plain: bool = False,
+    mirrored: NDArray[np.int64] | None = None,
 ) -> Picture:
     """One training picture from the first of `pictures` (size, size); the others serve mosaic and mixup.
 
     pictures: five of them where the recipe has a mosaic or mixup, else one.
-    plain: the last part of a run, without mosaic and mixup.
+    plain: the last part of a run, without mosaic and mixup
+    mirrored: what each class is in a mirror (`mirrored_classes`); None: no class names a side
     """
     picture = pictures[0]
     if not plain and rng.random() < a.mosaic:
@@ -191,13 +208,13 @@ def vary(
             join_four(pictures[:4], size, rng), mosaic_move, size, rng, fill=MOSAIC_FILL, corners=True
         )
         if len(picture.labels) and rng.random() < a.mixup:
-            other = flip(pictures[4]) if rng.random() < 0.5 else pictures[4]
+            other = flip(pictures[4], mirrored) if rng.random() < 0.5 else pictures[4]
             jitter = Augmentation(scale=(0.5, 1.5))
             picture = blend(picture, move(other, jitter, size, rng, fill=MOSAIC_FILL, corners=True))
     elif not a.mosaic:
         picture = move(picture, a, size, rng)
     if rng.random() < a.flip:
-        picture = flip(picture)
+        picture = flip(picture, mirrored)
     if a.erase and rng.random() < a.erase:
         picture = erase(picture, rng)
     return picture._replace(pixels=retone(picture.pixels, a, rng))

@@ -1,16 +1,16 @@
-"""Reading labelled pictures, and serving them as batches.
+"""Serving labelled pictures as batches.
 
-A pool is a folder with `labels.jsonl` (one JSON object a line: `file`, `class`, `boxes`)
-and the pictures it names; `workers/phantom/dataset.py` writes it. It may grow while it is read.
+What one epoch shows is drawn by (seed, epoch) alone, so that a resumed run sees the same.
 """
 
-import json
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,76 +18,48 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from hipnode.errors import HipnodeError
 from workers.detector.resize import stretch
 from workers.training.assignment import Truth
-from workers.training.augment import Picture, cut_square, vary
+from workers.training.augment import Picture, cut_square, mirrored_classes, vary
 from workers.training.recipes import Recipe
+from workers.training.samples import DataError, Problem, Sample, is_dicom, pixels_of
 
-NO_FRACTURE = "none"
-LABELS_FILE = "labels.jsonl"
 LOADERS = 2
 PICTURES_FOR_A_MOSAIC = 5
 HIP_POINTS = ("head_centre", "greater_tip", "lesser")  # key points of a phantom's record
 ANYWHERE = 0.12  # share of squares cut from anywhere in the picture
 
 
-class DataError(HipnodeError):
-    """Training data cannot be used; the text names the file and the line."""
+def develop(samples: Sequence[Sample], folder: Path) -> list[Sample]:
+    """The samples with their DICOM films as 8-bit PNG in `folder`, decoded once instead of in every epoch.
 
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One labelled picture.
-
-    path: an 8-bit grayscale picture
-    boxes: (m, 4) float32 in pixels of that picture, corner origin; (0, 4) without a fracture
-    labels: (m,) int64 class index
-    record: the whole line of labels.jsonl (seed, parameters of the phantom)
+    Other pictures stay where they are. Raises DataError that names every film that cannot be decoded.
     """
-
-    path: Path
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    record: dict[str, Any]
-
-
-def read_pool(folder: Path, class_names: Sequence[str]) -> list[Sample]:
-    """The samples of a pool in the order they were written. Raises DataError.
-
-    A last line still being written (no line end) is left for the next look.
-    """
-    listing = folder / LABELS_FILE
-    if not listing.is_file():
-        raise DataError(f"{folder} holds no {LABELS_FILE}")
-    samples = []
-    with listing.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
-                break
+    developed, problems = [], []
+    for sample in samples:
+        if not is_dicom(sample.path):
+            developed.append(sample)
+            continue
+        name = sample.sha256 or hashlib.sha256(str(sample.path).encode()).hexdigest()
+        path = folder / f"{name}.png"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f"{name}.{os.getpid()}.part"
             try:
-                samples.append(_sample(folder, json.loads(line), class_names))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{listing}:{number}: {type(error).__name__}: {error}") from error
-    return samples
-
-
-def _sample(folder: Path, record: dict[str, Any], class_names: Sequence[str]) -> Sample:
-    name = record["class"]
-    boxes = np.array(record["boxes"], np.float32).reshape(-1, 4)
-    if (name == NO_FRACTURE) != (len(boxes) == 0):
-        raise ValueError(f"class {name} with {len(boxes)} boxes")
-    if not (boxes[:, 2:] > boxes[:, :2]).all():
-        raise ValueError(f"a box without area: {boxes.tolist()}")
-    label = 0 if name == NO_FRACTURE else list(class_names).index(name)
-    return Sample(folder / record["file"], boxes, np.full(len(boxes), label, np.int64), record)
+                Image.fromarray(pixels_of(sample.path)).save(part, format="PNG", compress_level=1)
+            except ValueError as error:
+                problems.append(Problem(sample.path.name, None, str(error)))
+                continue
+            part.replace(path)
+        developed.append(replace(sample, path=path))
+    if problems:
+        raise DataError(problems)
+    return developed
 
 
 def load_picture(sample: Sample, size: int) -> Picture:
     """The picture stretched to (size, size) exactly as inference does it, boxes along with it."""
-    with Image.open(sample.path) as image:
-        pixels = np.array(image.convert("L"))
-    stretched, mapping = stretch(pixels, (size, size))
+    stretched, mapping = stretch(pixels_of(sample.path), (size, size))
     return Picture(stretched, mapping.to_input(sample.boxes), sample.labels)
 
 
@@ -140,6 +112,7 @@ class EpochPlan:
     rank: int = 0  #: which share of each batch
     world: int = 1  #: of how many
     crop: int | None = None  #: see only a square of so many pixels, mostly about the hip
+    class_names: Sequence[str] = ()  #: those that name a side change it in a mirror
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from draw number `start` on, prepared by threads a little ahead."""
@@ -174,7 +147,8 @@ class EpochPlan:
         pictures = [load_picture(sample, size) for sample in chosen]
         if self.crop is not None:
             pictures = [self._cut(s, p, rng) for s, p in zip(chosen, pictures, strict=True)]
-        return vary(pictures, a, self.crop or size, rng, plain=self.plain)
+        mirrored = mirrored_classes(self.class_names) if self.class_names else None
+        return vary(pictures, a, self.crop or size, rng, plain=self.plain, mirrored=mirrored)
 
     def _cut(self, sample: Sample, picture: Picture, rng: np.random.Generator) -> Picture:
         centre = hip_centre(sample, self.size)

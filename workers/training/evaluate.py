@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hipnode.decision import DecisionRule, name_findings
 from hipnode.findings import Algorithm, Box, Detections, Finding
 from hipnode.images import Radiograph
-from workers.training.data import Sample
+from workers.training.samples import Sample, pixels_of
 
 Z95 = 1.959963984540054
 Detect = Callable[[Sequence[NDArray[np.uint8]]], list[Detections]]
@@ -59,8 +58,7 @@ def look(samples: Sequence[Sample], detect: Detect, change: Change | None = None
         part = samples[start : start + PICTURES_AT_ONCE]
         pictures = []
         for sample in part:
-            with Image.open(sample.path) as image:
-                pixels = np.array(image.convert("L"))
+            pixels = pixels_of(sample.path)
             pictures.append(change(sample, pixels) if change else pixels)
         for sample, picture, found in zip(part, pictures, detect(pictures), strict=True):
             fractured = len(sample.labels) > 0

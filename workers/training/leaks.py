@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.training.data import DataError, Sample
 from workers.training.evaluate import Detect, auc, auc_interval, look
+from workers.training.samples import DataError, Sample
 
 MARGIN = 0.05
 """The painted box is larger than the labelled one by this share of its sides, on each side."""

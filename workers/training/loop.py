@@ -20,10 +20,12 @@ from workers.detector.checkpoint import load_weights
 from workers.detector.damoyolo import DamoYolo, damoyolo_t
 from workers.detector.damoyolo.model import NECK_CHANNELS
 from workers.training.assignment import Truth
-from workers.training.data import Batch, DataError, EpochPlan, Sample, read_pool
+from workers.training.data import Batch, EpochPlan
+from workers.training.folders import read_pool
 from workers.training.losses import Losses, detection_losses
 from workers.training.parallel import World
 from workers.training.recipes import Recipe
+from workers.training.samples import DataError, Sample
 from workers.training.schedule import CosineSchedule, Ema, EmaSchedule
 
 CLASS_NAMES = ("VF", "DF", "SF", "UF")
@@ -394,6 +396,7 @@ def _one_epoch(
         rank=world.rank,
         world=world.size,
         crop=crop,
+        class_names=run.settings.class_names,
     )
     gathered: list[Batch] = []
     for batch in plan.batches(run.drawn):

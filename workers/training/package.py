@@ -15,9 +15,10 @@ from hipnode.packages import ModelPackage, write_package
 from workers.detector.checkpoint import load_weights, weights_bytes
 from workers.detector.damoyolo import damoyolo_t
 from workers.detector.inference import DamoYoloDetector
-from workers.training.data import Sample, read_pool
 from workers.training.evaluate import as_markdown, look, measure
+from workers.training.folders import read_pool
 from workers.training.loop import CHECKPOINT
+from workers.training.samples import Sample
 from workers.training.thresholds import LEAST_SPECIFICITY, Thresholds, choose_thresholds
 
 #: name, meaning and code (scheme 99HIPNODE, docs/codes.md) of the four classes, in the network's order
