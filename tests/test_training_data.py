@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from workers.training.augment import (
-    Picture,
     affine_matrix,
     cut_square,
     flip,
@@ -20,8 +19,9 @@ from workers.training.augment import (
     vary,
     warp_boxes,
 )
-from workers.training.data import EpochPlan, epoch_order, hip_centre, load_picture
+from workers.training.data import EpochPlan, epoch_order, hip_centre, load_letterboxed, load_picture
 from workers.training.folders import read_pool
+from workers.training.picture import Picture
 from workers.training.recipes import RECIPES, Augmentation, recipe_named
 from workers.training.samples import DataError
 
@@ -89,6 +89,15 @@ def test_boxes_follow_the_stretch(tmp_path):
     sample = read_pool(write_pool(tmp_path / "pool", 1), NAMES)[0]
     picture = load_picture(sample, 128)
     assert picture.pixels.shape == (128, 128)
+    np.testing.assert_allclose(picture.boxes[0], bright_box(picture.pixels), atol=1.01)
+
+
+def test_a_letterboxed_picture_keeps_its_shape(tmp_path):
+    sample = read_pool(write_pool(tmp_path / "pool", 1), NAMES)[0]  # 64 x 80
+    picture = load_letterboxed(sample, 160)
+    assert picture.pixels.shape == (160, 160)
+    assert (picture.pixels[:, 128:] == 114).all()
+    np.testing.assert_allclose(picture.boxes[0], 2 * sample.boxes[0])
     np.testing.assert_allclose(picture.boxes[0], bright_box(picture.pixels), atol=1.01)
 
 

@@ -13,8 +13,9 @@ from hipnode.packages import find_packages, load_package
 from tests.test_training_data import write_pool
 from tests.test_training_loop import TINY
 from workers.training.evaluate import Case, as_markdown, auc, box_iou, measure, wilson
-from workers.training.loop import CHECKPOINT, Run, TrainSettings, train
+from workers.training.loop import train
 from workers.training.package import CLASSES, FIRST_LINE, BuildSettings, build_package
+from workers.training.run import CHECKPOINT, Run, TrainSettings
 from workers.training.thresholds import TooFewCases, choose_thresholds
 
 NAMES = [c.name for c in CLASSES]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from workers.detector.resize import stretch
 from workers.training.assignment import Truth
-from workers.training.augment import Picture, cut_square, mirrored_classes, vary
+from workers.training.augment import cut_square, mirrored_classes, vary
+from workers.training.picture import FILL, Picture
 from workers.training.recipes import Recipe
 from workers.training.samples import DataError, Problem, Sample, is_dicom, pixels_of
 
@@ -63,6 +64,17 @@ def load_picture(sample: Sample, size: int) -> Picture:
     return Picture(stretched, mapping.to_input(sample.boxes), sample.labels)
 
 
+def load_letterboxed(sample: Sample, size: int) -> Picture:
+    """The picture with its aspect ratio kept, at the top left of (size, size), gray beside it."""
+    pixels = pixels_of(sample.path)
+    scale = size / max(pixels.shape)
+    width, height = (max(1, int(n * scale)) for n in (pixels.shape[1], pixels.shape[0]))
+    small, mapping = stretch(pixels, (width, height))
+    canvas = np.full((size, size), FILL, np.uint8)
+    canvas[:height, :width] = small
+    return Picture(canvas, mapping.to_input(sample.boxes), sample.labels)
+
+
 def hip_centre(sample: Sample, size: int) -> NDArray[np.float64] | None:
     """Where the hip is, (column, row) in the picture stretched to (size, size); None where nothing says so.
 
@@ -81,6 +93,13 @@ class Batch(NamedTuple):
 
     pixels: Tensor
     truths: list[Truth]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        if device.type == "cpu":
+            return self
+        truths = [Truth(t.boxes.to(device), t.labels.to(device)) for t in self.truths]
+        return Batch(self.pixels.to(device, non_blocking=True), truths)
 
 
 def as_batch(pictures: Sequence[Picture]) -> Batch:
@@ -113,6 +132,10 @@ class EpochPlan:
     world: int = 1  #: of how many
     crop: int | None = None  #: see only a square of so many pixels, mostly about the hip
     class_names: Sequence[str] = ()  #: those that name a side change it in a mirror
+    shares: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  #: how much of the run is done at its beginning and its end, 0..1
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from draw number `start` on, prepared by threads a little ahead."""
@@ -144,11 +167,14 @@ class EpochPlan:
             rng.integers(0, len(self.samples), PICTURES_FOR_A_MOSAIC - 1).tolist() if joins else []
         )
         chosen = [self.samples[i] for i in (order[at], *others)]
-        pictures = [load_picture(sample, size) for sample in chosen]
+        pictures = [load_picture(sample, size) for sample in chosen[: PICTURES_FOR_A_MOSAIC - 1]]
+        pictures += [load_letterboxed(sample, size) for sample in chosen[PICTURES_FOR_A_MOSAIC - 1 :]]
         if self.crop is not None:
             pictures = [self._cut(s, p, rng) for s, p in zip(chosen, pictures, strict=True)]
         mirrored = mirrored_classes(self.class_names) if self.class_names else None
-        return vary(pictures, a, self.crop or size, rng, plain=self.plain, mirrored=mirrored)
+        share = self.shares[0] + (self.shares[1] - self.shares[0]) * at / max(self.draws, 1)
+        whole = self.crop or size
+        return vary(pictures, a, whole, rng, share=share, plain=self.plain, mirrored=mirrored)
 
     def _cut(self, sample: Sample, picture: Picture, rng: np.random.Generator) -> Picture:
         centre = hip_centre(sample, self.size)

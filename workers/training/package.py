@@ -17,7 +17,7 @@ from workers.detector.damoyolo import damoyolo_t
 from workers.detector.inference import DamoYoloDetector
 from workers.training.evaluate import as_markdown, look, measure
 from workers.training.folders import read_pool
-from workers.training.loop import CHECKPOINT
+from workers.training.run import CHECKPOINT
 from workers.training.samples import Sample
 from workers.training.thresholds import LEAST_SPECIFICITY, Thresholds, choose_thresholds
 
