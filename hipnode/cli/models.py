@@ -103,12 +103,14 @@ def _rows(package: ModelPackage) -> list[tuple[str, str]]:
     ]
     for one in m.classes:
         fires = f"fires at {m.decision.thresholds[one.name]:g}"
+        if one.name in m.decision.definite:
+            fires += f", definite from {m.decision.definite[one.name]:g}"
         rows.append((f"class {one.name}", f"{one.meaning} ({one.scheme} {one.code}), {fires}"))
     if m.decision.valgus_priority is not None:
         rows.append(("valgus priority", f"{m.decision.valgus_priority:g}"))
-    rows.append(
-        ("scores", "not calibrated: no probabilities" if m.calibration.method == "none" else "calibrated")
-    )
+    calibrated = f"calibrated ({m.calibration.method}): results tell a certainty, classes fire by score"
+    none = m.calibration.method == "none"
+    rows.append(("scores", "not calibrated: no probabilities" if none else calibrated))
     if m.validation is not None:
         counts = ", ".join(f"{name} {count}" for name, count in m.validation.images_per_class.items())
         rows.append(("tested", f"on {m.validation.data_set}, {m.validation.date} ({counts})"))

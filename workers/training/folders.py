@@ -109,16 +109,18 @@ def read_folder(folder: Path, class_names: Sequence[str], unlabelled: Unlabelled
         else:
             taken[path] = one
             samples += _sample(folder, path, one, class_names, patients, problems)
-    for path in sorted(set(index.all) - set(taken)):
-        if unlabelled == "none":
-            bare = Marked(path, None, (str(path), path.name))
-            samples += _sample(folder, path, bare, class_names, patients, problems)
-        elif unlabelled == "refuse":
-            says = (
-                "has no label; label it, or say with --unlabelled none that such pictures show no fracture, "
-                "or with --unlabelled skip that they are left out"
-            )
-            problems.append(Problem(index.name(path), None, says))
+    bare = sorted(set(index.all) - set(taken))
+    if unlabelled == "none":
+        for path in bare:
+            one = Marked(path, None, (str(path), path.name))
+            samples += _sample(folder, path, one, class_names, patients, problems)
+    elif unlabelled == "refuse" and bare:
+        problems += [Problem(index.name(path), None, "has no label") for path in bare]
+        says = (
+            f"{len(bare)} pictures have no label: label them, or say with --unlabelled none that they show no "
+            "fracture, or with --unlabelled skip that they are left out"
+        )
+        problems.append(Problem(str(folder), None, says))
     problems += _copies(folder, samples)
     if problems:
         raise DataError(problems)
