@@ -81,6 +81,7 @@ class WeightsEntry(_Table):
 
     file: Literal["model.safetensors"] = "model.safetensors"
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    form: Literal["training", "fused"] = "training"  #: fused: smaller, and cannot be trained further
     licence: Name
     training_data: Sentence
 
@@ -478,7 +479,7 @@ def _lines(table: dict[str, Any], path: tuple[str, ...]) -> list[str]:
     lines = [f"{_key(k)} = {_value(v)}" for k, v in table.items() if not _is_table(v) and not _is_tables(v)]
     for key, value in table.items():
         name = ".".join(_key(k) for k in (*path, key))
-        if _is_table(value):
+        if _is_table(value) and value:
             lines += ["", f"[{name}]", *_lines(value, (*path, key))]
         elif _is_tables(value):
             for row in value:

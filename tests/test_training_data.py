@@ -29,8 +29,8 @@ NAMES = ("VF", "DF", "SF", "UF")
 PHANTOM = RECIPES["phantom-short"].augmentation
 
 
-def write_pool(folder, count, rows=80, columns=64):
-    """Dark pictures, four of five with a bright rectangle that is the box."""
+def write_pool(folder, count, rows=80, columns=64, first=None):
+    """Dark pictures, four of five with a bright rectangle that is the box; with `first` they are numbered."""
     folder.mkdir(exist_ok=True)
     lines = []
     rng = np.random.default_rng(5)
@@ -43,7 +43,8 @@ def write_pool(folder, count, rows=80, columns=64):
             pixels[y : y + 28, x : x + 20] = 220
             boxes = [[x, y, x + 20, y + 28]]
         Image.fromarray(pixels).save(folder / f"{i}.png")
-        lines.append(json.dumps({"file": f"{i}.png", "class": name, "boxes": boxes, "seed": 7}) + "\n")
+        record = {"file": f"{i}.png", "class": name, "boxes": boxes, "seed": 7}
+        lines.append(json.dumps(record if first is None else {**record, "index": first + i}) + "\n")
     (folder / "labels.jsonl").write_text("".join(lines))
     return folder
 

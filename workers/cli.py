@@ -42,6 +42,13 @@ def need_torch() -> None:
         )
 
 
+def need_train() -> None:
+    """Raise a sentence where what fits and measures a package is not installed."""
+    need_torch()
+    if any(find_spec(name) is None for name in ("scipy", "sklearn", "statsmodels")):
+        raise WorkerExtraMissing("This command needs more than the worker: install hipnode[train].")
+
+
 def _worker_settings() -> Settings:
     settings = load_settings()
     logs.configure(settings.log_json)
@@ -239,7 +246,7 @@ def train(
     need_torch()
     from workers.training.loop import train as run
     from workers.training.recipes import changed, recipe_named
-    from workers.training.run import TrainSettings, describe, read_data
+    from workers.training.run import TrainSettings, describe
 
     settings = TrainSettings(
         data=data,
@@ -257,7 +264,7 @@ def train(
         resume=resume,
     )
     if check:
-        for part, told in describe(read_data(settings), settings.class_names).items():
+        for part, told in describe(settings.parts(), settings.class_names).items():
             typer.echo(f"{part}: {_part(told)}")
         return
     with _progress() as bar:
@@ -276,3 +283,70 @@ def _part(told: dict[str, Any]) -> str:
     classes = ", ".join(f"{name} {count}" for name, count in sorted(told["classes"].items()))
     owners = f"{told['patients']} patients" if told["patients_known"] else "patients not named"
     return f"{told['pictures']} pictures ({classes}), {owners}"
+
+
+def build_model(
+    run: Annotated[Path, typer.Argument(help="Folder that `hipnode train` wrote.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of the new package; its name is the package's id, unless --id gives one."),
+    ],
+    id_: Annotated[str | None, typer.Option("--id", help="Name of the package in selection.toml.")] = None,
+    version: Annotated[str, typer.Option(help="Version of the package.")] = "0.1.0",
+    name: Annotated[str, typer.Option(help="What results call it.")] = "",
+    manufacturer: Annotated[str, typer.Option(help="Who made it, as results write it.")] = "",
+    data_name: Annotated[
+        str, typer.Option(help="The data in words, without patient names; stands in results and card.")
+    ] = "the data of one site",
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "not given",
+    data: Annotated[Path | None, typer.Option(help="Where the training data lies now, if it moved.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Folder for thresholds and calibration, where the run drew no part.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Folder for the test, where the run drew no part.")
+    ] = None,
+    form: Annotated[
+        Literal["training", "fused"], typer.Option(help="training can be trained further; fused is smaller.")
+    ] = "training",
+    calibration: Annotated[
+        Literal["auto", "none", "temperature", "platt", "isotonic"],
+        typer.Option(
+            help="How scores become certainties; auto: isotonic from 200 fractures, else temperature."
+        ),
+    ] = "auto",
+    notes: Annotated[Path | None, typer.Option(help="Markdown for the end of the model card.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")] = "cpu",
+) -> None:
+    """Make a model package of a training RUN: weights, thresholds, calibration and a filled model card.
+
+    Thresholds and calibration come from the validation part alone; the test part is looked at once, for the card.
+
+    Example: `hipnode models build runs/first --out packages/hip-somewhere --data-name "films of Somewhere, 2019-2024"`
+    """
+    need_train()
+    from workers.training.package import BuildSettings, build_package
+
+    settings = BuildSettings(
+        run=run,
+        out=out,
+        date=datetime.now(UTC).date().isoformat(),
+        data=data,
+        validation=validation,
+        test=test,
+        id=id_ or out.resolve().name,
+        version=version,
+        name=name,
+        manufacturer=manufacturer,
+        licence=licence,
+        data_name=data_name,
+        form=form,
+        calibration=calibration,
+        notes=notes.read_text("utf-8") if notes else "",
+        device=device,
+    )
+    with Console(stderr=True).status("Reading validation and test ..."):
+        built = build_package(settings, say=typer.echo)
+    typer.echo(f"The package {built.package.id} {built.package.version} is in {out}.")
+    tables = run / "evaluation"
+    typer.echo(f"Read {built.package.model_card}; labels and predictions for `hipnode evaluate`: {tables}.")

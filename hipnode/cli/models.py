@@ -1,17 +1,37 @@
 """`hipnode models`: the model packages this installation has. Needs no torch."""
 
 import json
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from hipnode.cli.screen import plain, screen
 from hipnode.errors import PackageError
 from hipnode.packages import ModelPackage, check_weights, find_packages, named_package
 from hipnode.settings import load_settings
 
+_OUTSIDE = "hipnode.commands.models"  # entry points: commands of this group that need torch
+
+
+class _Commands(TyperGroup):
+    """The commands below, and those that live outside the node; these are loaded when they are called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(entry.name for entry in entry_points(group=_OUTSIDE))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        for entry in entry_points(group=_OUTSIDE, name=cmd_name):
+            single = typer.Typer(add_completion=False)
+            single.command(cmd_name)(entry.load())
+            return typer.main.get_command(single)
+        return super().get_command(ctx, cmd_name)
+
+
 models = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     help="The model packages: what is installed, what it reads, and whether it is whole.",
 )

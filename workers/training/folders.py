@@ -291,8 +291,8 @@ def _copies(folder: Path, samples: Sequence[Sample]) -> list[Problem]:
 def read_pool(folder: Path, class_names: Sequence[str]) -> list[Sample]:
     """The samples of a labels.jsonl in the order they were written. Raises DataError.
 
-    One JSON object a line: `file`, `class`, `boxes`, and if wanted `patient` (else each picture is a patient
-    of its own); `workers/phantom/dataset.py` writes it. It may grow while it is read: a last line still
+    One JSON object a line: `file`, `class`, `boxes`, and if wanted `patient_id` and `split` (else each picture
+    is a patient of its own); `workers/phantom/dataset.py` writes it. It may grow while it is read: a last line still
     being written (no line end) is left for the next look. Pictures are not opened.
     """
     listing = folder / LABELS_FILE
@@ -333,7 +333,7 @@ def _pool_sample(folder: Path, record: dict[str, Any], class_names: Sequence[str
     label = 0 if name == NO_FRACTURE else list(class_names).index(name)
     path = folder / record["file"]
     labels = np.full(len(boxes), label, np.int64)
-    patient = str(record.get("patient", ""))
+    patient = str(record.get("patient") or record.get("patient_id") or "")
     if not patient and "seed" in record and "index" in record:
         patient = f"phantom {record['seed']}-{record['index']}"
-    return Sample(path, boxes, labels, record, patient)
+    return Sample(path, boxes, labels, record, patient, str(record.get("split") or ""))

@@ -19,7 +19,7 @@ from workers.training.losses import detection_losses
 from workers.training.parallel import World
 from workers.training.recipes import Recipe
 from workers.training.reports import EpochReport, Journal
-from workers.training.run import CHECKPOINT, FILMS, Run, TrainingError, TrainSettings, describe, read_data
+from workers.training.run import CHECKPOINT, FILMS, Run, TrainingError, TrainSettings, describe
 from workers.training.samples import Sample
 from workers.training.splits import Parts
 
@@ -78,7 +78,7 @@ def train(settings: TrainSettings, progress: Progress | None = None, steps: Step
     path = settings.out / CHECKPOINT
     if path.exists() and not settings.resume:
         raise TrainingError(f"{path} exists: resume it, or give another folder")
-    parts = read_data(settings)
+    parts = settings.parts()
     _refuse_small(settings, parts, world)
     settings.out.mkdir(parents=True, exist_ok=True)
     run = Run(settings, len(parts["train"]), world)

@@ -67,20 +67,38 @@ class TrainSettings:
     deterministic: bool = False
     max_steps: int | None = None  #: stop (resumably) after so many optimiser steps of this call
 
+    def parts(self) -> Parts:
+        """The data, in parts. Raises DataError, LeakingSplit."""
+        return read_data(
+            self.data,
+            self.validation,
+            self.class_names,
+            split=self.split,
+            seed=self.seed,
+            unlabelled=self.unlabelled,
+        )
 
-def read_data(settings: TrainSettings) -> Parts:
+
+def read_data(
+    data: Path,
+    validation: Path | None,
+    class_names: Sequence[str],
+    *,
+    split: bool,
+    seed: int,
+    unlabelled: Unlabelled = "refuse",
+) -> Parts:
     """The parts of a run's data; "train" is always there. Raises DataError, LeakingSplit."""
-    names, unlabelled = settings.class_names, settings.unlabelled
-    if settings.validation is not None:
+    if validation is not None:
         parts = {
-            "train": read_folder(settings.data, names, unlabelled),
-            "validation": read_folder(settings.validation, names, unlabelled),
+            "train": read_folder(data, class_names, unlabelled),
+            "validation": read_folder(validation, class_names, unlabelled),
         }
         refuse_leaks(parts)
         return parts
-    if settings.split:
-        return read_parts(settings.data, names, seed=settings.seed, unlabelled=unlabelled)
-    return {"train": read_folder(settings.data, names, unlabelled)}
+    if split:
+        return read_parts(data, class_names, seed=seed, unlabelled=unlabelled)
+    return {"train": read_folder(data, class_names, unlabelled)}
 
 
 def describe(parts: Parts, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
