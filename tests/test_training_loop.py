@@ -68,7 +68,7 @@ def state(folder):
 
 def test_a_run_reports_each_epoch(whole):
     out, reports = whole
-    assert [r.images for r in reports] == [4, 8, 12]
+    assert [r.images for r in reports] == [4, 8, 10]
     assert [r.finished for r in reports] == [False, False, True]
     assert "epoch 3" in reports[2].line()
     with (out / METRICS).open() as file:
@@ -303,7 +303,6 @@ def test_two_processes_share_a_run(pool, tmp_path):
     """torchrun on CPUs: as many steps, each process half of every batch, and both end with one model."""
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace\n"
-        "import torch; from torch import distributed\n"
         "from workers.training import loop\n"
         "from tests.test_training_loop import TINY, settings_for\n"
         "recipe = replace(TINY, batch=8, images=16, epoch_images=8)\n"
@@ -312,7 +311,6 @@ def test_two_processes_share_a_run(pool, tmp_path):
         "loop.train(settings_for(Path(sys.argv[1]), Path(sys.argv[2]), recipe=recipe))\n"
         "total = sum(p.double().sum() for p in runs[0].model.parameters())\n"
         "print(runs[0].world.rank, runs[0].step, repr(float(total)), flush=True)\n"
-        "distributed.destroy_process_group()\n"
     )
     script = tmp_path / "two.py"
     script.write_text(code)

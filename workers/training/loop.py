@@ -102,6 +102,7 @@ def train(settings: TrainSettings, progress: Progress | None = None, steps: Step
             journal.close()
     if world.first:
         run.save(path)
+    world.leave()
     return path
 
 
@@ -154,7 +155,7 @@ def _epochs(run: Run, parts: Parts, stop: threading.Event, path: Path, told: _To
         total, classes, boxes, distances, positives = (v / max(run.sums[5], 1) for v in run.sums[:5])
         report = EpochReport(
             epoch=run.epoch,
-            images=run.images,
+            images=min(run.images, run.total_images),  # an epoch may be cut short
             total_images=run.total_images,
             pool=run.pool,
             learning_rate=learning_rate,

@@ -51,6 +51,11 @@ class World:
         """Whether this process writes the files."""
         return self.rank == 0
 
+    def leave(self) -> None:
+        """End the talk; nothing may be asked of the others afterwards."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
     def share(self, model: nn.Module) -> nn.Module:
         """The model as it is called in training: itself, or wrapped so that gradients are averaged."""
         if self.size == 1:
