@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from tests import labelled
 from tests.factories import make_radiograph, save
@@ -177,6 +178,34 @@ def test_bad_rows_of_a_label_csv_are_named(tmp_path):
     assert "labels.csv:10: class none has a box" in lines
     (tmp_path / "labels.csv").write_text("file;class\n")
     assert told(tmp_path)[0] == "labels.csv:1: lacks the column x0, y0, x1, y1"
+    (tmp_path / "labels.csv").write_text("class,x0,y0,x1,y1\nVF,1,1,9,9\n")
+    assert told(tmp_path)[0] == "labels.csv:2: names no film: fill in file or image_uid"
+
+
+def test_films_are_found_by_uid_and_by_their_first_bytes(tmp_path):
+    labelled.csv(tmp_path)
+    uids = {name: str(dcmread(tmp_path / f"{name}.dcm").SOPInstanceUID) for name in TRUTH}
+    rows = ["image_uid;class;x0;y0;x1;y1;patient"]
+    for name, boxes in TRUTH.items():
+        (tmp_path / f"{name}.dcm").rename(tmp_path / uids[name])  # the last number is no suffix
+        rows += [f"{uids[name]};{k};{';'.join(map(str, b))};P-{name}" for k, b in boxes]
+        rows += [] if boxes else [f"{uids[name]};none;;;;;P-{name}"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    samples = {s.patient: s for s in read_folder(tmp_path, NAMES)}
+    assert {p: len(s.boxes) for p, s in samples.items()} == {"P-a": 1, "P-b": 2, "P-c": 0}
+    assert samples["P-a"].path.name == uids["a"]
+    (tmp_path / "labels.csv").write_text(rows[0] + "\n1.2.3;none;;;;;P\n")
+    assert told(tmp_path)[0] == "labels.csv:2: the picture 1.2.3 is not there"
+
+
+def test_a_picture_that_viewers_turn_is_refused(tmp_path):
+    labelled.labelimg(tmp_path)
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.fromarray(labelled.pixels("a")).save(tmp_path / "a.png", exif=exif)
+    assert told(tmp_path) == [
+        "a.png: the picture is stored turned (EXIF orientation); save it upright, and label that"
+    ]
 
 
 def test_a_table_of_patients_must_name_each_picture_once(tmp_path):

@@ -25,7 +25,7 @@ from workers.training.picture import FILL, Picture
 from workers.training.recipes import Recipe
 from workers.training.samples import DataError, Problem, Sample, is_dicom, pixels_of
 
-LOADERS = 2
+LOADERS = max(2, min(16, os.cpu_count() or 1))
 PICTURES_FOR_A_MOSAIC = 5
 HIP_POINTS = ("head_centre", "greater_tip", "lesser")  # key points of a phantom's record
 ANYWHERE = 0.12  # share of squares cut from anywhere in the picture

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hipnode.errors import ImageRejected
 from hipnode.headers import read_object
@@ -34,13 +33,13 @@ from workers.training.formats import (
     read_yolo,
 )
 from workers.training.samples import (
-    EIGHT_BITS,
     NO_FRACTURE,
     PICTURES,
     DataError,
     Problem,
     Sample,
     is_dicom,
+    opened,
 )
 
 LABELS_FILE = "labels.jsonl"
@@ -99,7 +98,7 @@ def read_folder(folder: Path, class_names: Sequence[str], unlabelled: Unlabelled
     samples = []
     for one in marked:
         where = _place(folder, one)
-        path = index.find(one.names)
+        path = index.by_uid(one.image_uid) if one.image_uid else index.find(one.names)
         if path is None:
             problems.append(Problem(*where, f"the picture {one.names[1] or one.names[-1]} is not there"))
         elif path in taken:
@@ -139,9 +138,10 @@ class _Pictures:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
             and not path.name.startswith(".")
-            and (path.suffix.lower() in PICTURES or (is_dicom(path) and _begins_as_dicom(path)))
+            and (path.suffix.lower() in PICTURES or is_dicom(path))
         ]
         self._by_name: dict[str, list[Path]] = {}
+        self._by_uid: dict[str, list[Path]] | None = None  # headers are read when the first UID is asked for
         for path in self.all:
             whole, here = str(path), str(path.relative_to(folder))
             for key in {whole, here, path.name, str(path.with_suffix("")), path.stem}:
@@ -155,15 +155,18 @@ class _Pictures:
                 return fits[0]
         return None
 
+    def by_uid(self, uid: str) -> Path | None:
+        """The film with this SOP Instance UID, if there is one only."""
+        if self._by_uid is None:
+            self._by_uid = {}
+            for path in self.all:
+                if is_dicom(path):
+                    self._by_uid.setdefault(_uid_of(path), []).append(path)
+        fits = self._by_uid.get(uid, [])
+        return fits[0] if len(fits) == 1 else None
+
     def name(self, path: Path) -> str:
         return str(path.relative_to(self.folder))
-
-
-def _begins_as_dicom(path: Path) -> bool:
-    if path.suffix:
-        return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _place(folder: Path, one: Marked) -> tuple[str, int | None]:
@@ -196,18 +199,19 @@ def _patients(folder: Path, index: _Pictures, problems: list[Problem]) -> dict[P
     return said
 
 
+def _uid_of(path: Path) -> str:
+    """SOP Instance UID, "" where the header cannot be read (which is told when the film is looked at)."""
+    try:
+        return str(read_object(path, pixels=False)[0].get("SOPInstanceUID", ""))
+    except Exception:  # noqa: BLE001  # malformed files raise a dozen types
+        return ""
+
+
 def _facts_of(path: Path) -> tuple[int, int, str]:
     """(columns, rows, PatientID). Raises ValueError."""
     if not is_dicom(path):
-        try:
-            with Image.open(path) as image:
-                if image.mode not in EIGHT_BITS:
-                    raise ValueError(
-                        f"the picture has pixels of kind {image.mode}, not 8 bits; export it again, or give DICOM"
-                    )
-                return *image.size, ""
-        except OSError as error:
-            raise ValueError("the picture cannot be read") from error
+        with opened(path) as image:
+            return *image.size, ""
     try:
         ds, _ = read_object(path, pixels=False)
         return int(ds.Columns), int(ds.Rows), str(ds.get("PatientID", "") or "").strip()

@@ -45,6 +45,7 @@ class Marked:
     relative: bool = False
     patient: str = ""
     split: str = ""
+    image_uid: str = ""  #: SOP Instance UID, which then names the picture
 
 
 class _Refused(Exception):
@@ -269,14 +270,19 @@ def csv_rows(
 def read_label_csv(folder: Path, problems: list[Problem]) -> Iterator[Marked]:
     """labels.csv: a row a box with file, class, x0, y0, x1, y1 in stored pixels; class none: no fracture.
 
-    Optional columns patient and split. `file` is a path inside the folder.
+    `file` is a path inside the folder; in its place may stand a column `image_uid`, the SOP Instance UID.
+    Optional columns patient and split.
     """
     path = folder / LABELS_CSV
     seen: dict[str, Marked] = {}
     normal: dict[str, int] = {}
-    for line, row in csv_rows(path, ("file", "class", *CSV_CORNERS), problems):
-        name, class_name = row["file"], row["class"]
-        marked = seen.setdefault(name, Marked(path, line, (str(folder / name), name)))
+    for line, row in csv_rows(path, ("class", *CSV_CORNERS), problems):
+        name, class_name = row.get("file") or row.get("image_uid", ""), row["class"]
+        if not name:
+            problems.append(Problem(LABELS_CSV, line, "names no film: fill in file or image_uid"))
+            continue
+        uid = "" if row.get("file") else name
+        marked = seen.setdefault(name, Marked(path, line, (str(folder / name), name), image_uid=uid))
         for column in ("patient", "split"):
             said, before = row.get(column, ""), getattr(marked, column)
             if marked.line != line and said != before:

@@ -1,6 +1,7 @@
 """A labelled picture, its pixels, and what is said when labels cannot be used."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from hipnode.images import display_pixels
 
 NO_FRACTURE = "none"
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-DICOM = frozenset({".dcm", ".dicom", ".ima", ""})
+DICOM = frozenset({".dcm", ".dicom", ".ima"})
+OTHERS = frozenset({".xml", ".txt", ".csv", ".json", ".jsonl", ".md", ".toml", ".part"})
+TURNED = 274  # EXIF's Orientation; 1 is upright
 EIGHT_BITS = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})  # modes that become gray without loss of range
 MAX_PIXELS = 100_000_000
 
@@ -75,8 +78,36 @@ class Sample:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the name is one that DICOM files have."""
-    return path.suffix.lower() in DICOM
+    """Whether a file is a DICOM film: by its name, or by its first bytes where the name says nothing.
+
+    Archives name files by UID, so that the last number looks like a suffix.
+    """
+    suffix = path.suffix.lower()
+    if suffix in DICOM or suffix in PICTURES or suffix in OTHERS:
+        return suffix in DICOM
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture that becomes gray without loss. Raises ValueError with the reason."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in EIGHT_BITS:
+                raise ValueError(
+                    f"the picture has pixels of kind {image.mode}, not 8 bits; export it again, or give DICOM"
+                )
+            if image.getexif().get(TURNED, 1) != 1:
+                raise ValueError(
+                    "the picture is stored turned (EXIF orientation); save it upright, and label that"
+                )
+            yield image
+    except OSError as error:
+        raise ValueError("the picture cannot be read") from error
 
 
 def pixels_of(path: Path) -> NDArray[np.uint8]:
@@ -85,15 +116,8 @@ def pixels_of(path: Path) -> NDArray[np.uint8]:
     A DICOM film goes through the node's own pipeline (hipnode.images). Raises ValueError with the reason.
     """
     if not is_dicom(path):
-        try:
-            with Image.open(path) as image:
-                if image.mode not in EIGHT_BITS:
-                    raise ValueError(
-                        f"the picture has pixels of kind {image.mode}, not 8 bits; export it again, or give DICOM"
-                    )
-                return np.array(image.convert("L"))
-        except OSError as error:
-            raise ValueError("the picture cannot be read") from error
+        with opened(path) as image:
+            return np.array(image.convert("L"))
     try:
         ds, transfer_syntax = read_object(path, pixels=True)
         return display_pixels(ds, read_stored(ds, transfer_syntax, MAX_PIXELS))
