@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from workers.training import data
 from workers.training.augment import (
     affine_matrix,
     cut_square,
@@ -19,11 +20,11 @@ from workers.training.augment import (
     vary,
     warp_boxes,
 )
-from workers.training.data import EpochPlan, epoch_order, hip_centre, load_letterboxed, load_picture
+from workers.training.data import EpochPlan, Shelf, epoch_order, hip_centre, load_letterboxed, load_picture
 from workers.training.folders import read_pool
 from workers.training.picture import Picture
 from workers.training.recipes import RECIPES, Augmentation, recipe_named
-from workers.training.samples import DataError
+from workers.training.samples import DataError, pixels_of
 
 NAMES = ("VF", "DF", "SF", "UF")
 PHANTOM = RECIPES["phantom-short"].augmentation
@@ -100,6 +101,26 @@ def test_a_letterboxed_picture_keeps_its_shape(tmp_path):
     assert (picture.pixels[:, 128:] == 114).all()
     np.testing.assert_allclose(picture.boxes[0], 2 * sample.boxes[0])
     np.testing.assert_allclose(picture.boxes[0], bright_box(picture.pixels), atol=1.01)
+
+
+def test_a_shelf_gives_the_same_pictures_and_no_more_than_fit(tmp_path, monkeypatch):
+    samples = read_pool(write_pool(tmp_path / "pool", 4), NAMES)
+    plain = [load_picture(sample, 64) for sample in samples]
+    read = []
+    monkeypatch.setattr(data, "pixels_of", lambda path: read.append(path.name) or pixels_of(path))
+    shelf = Shelf(3 * 64 * 64)
+    for _ in range(2):
+        for sample, picture in zip(samples, plain, strict=True):
+            kept = shelf.picture(sample, 64)
+            np.testing.assert_array_equal(kept.pixels, picture.pixels)
+            np.testing.assert_array_equal(kept.boxes, picture.boxes)
+    assert read == ["0.png", "1.png", "2.png", "3.png", "3.png"], "three fit"
+    assert shelf.picture(samples[0], 32).pixels.shape == (32, 32)
+    assert read[-1] == "0.png"
+    plan = EpochPlan(samples, RECIPES["bjj2025"], 1, 0, 4, 64, False)
+    one, other = (next(iter(replace(plan, shelf=s).batches())) for s in (None, Shelf()))
+    assert torch.equal(one.pixels, other.pixels)
+    assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(one.truths, other.truths, strict=True))
 
 
 def square(size=96):

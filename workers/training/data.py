@@ -5,6 +5,7 @@ What one epoch shows is drawn by (seed, epoch) alone, so that a resumed run sees
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from workers.detector.resize import stretch
+from workers.detector.resize import Stretch, stretch
 from workers.training.assignment import Truth
 from workers.training.augment import cut_square, mirrored_classes, vary
 from workers.training.picture import FILL, Picture
@@ -62,6 +63,37 @@ def load_picture(sample: Sample, size: int) -> Picture:
     """The picture stretched to (size, size) exactly as inference does it, boxes along with it."""
     stretched, mapping = stretch(pixels_of(sample.path), (size, size))
     return Picture(stretched, mapping.to_input(sample.boxes), sample.labels)
+
+
+class Shelf:
+    """Stretched pixels kept in memory, so that a film is decoded once and not five times an epoch.
+
+    most_bytes: what came first stays until this is full; another size clears the shelf. None: a quarter of the
+        machine's memory, at most 8 GB, shared by `processes`
+    """
+
+    def __init__(self, most_bytes: int | None = None, processes: int = 1) -> None:
+        quarter = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+        self.most_bytes = min(quarter, 8 << 30) // processes if most_bytes is None else most_bytes
+        self._size, self._held = 0, 0
+        self._kept: dict[Path, tuple[NDArray[np.uint8], Stretch]] = {}
+        self._lock = threading.Lock()
+
+    def picture(self, sample: Sample, size: int) -> Picture:
+        """As `load_picture`; the pixels must not be written to."""
+        with self._lock:
+            if size != self._size:
+                self._size, self._held = size, 0
+                self._kept.clear()
+            found = self._kept.get(sample.path)
+        if found is None:
+            found = stretch(pixels_of(sample.path), (size, size))
+            found[0].flags.writeable = False
+            with self._lock:
+                if size == self._size and self._held + found[0].nbytes <= self.most_bytes:
+                    self._held += found[0].nbytes if sample.path not in self._kept else 0
+                    self._kept[sample.path] = found
+        return Picture(found[0], found[1].to_input(sample.boxes), sample.labels)
 
 
 def load_letterboxed(sample: Sample, size: int) -> Picture:
@@ -132,6 +164,7 @@ class EpochPlan:
     world: int = 1  #: of how many
     crop: int | None = None  #: see only a square of so many pixels, mostly about the hip
     class_names: Sequence[str] = ()  #: those that name a side change it in a mirror
+    shelf: Shelf | None = None  #: keeps what was decoded from epoch to epoch
     shares: tuple[float, float] = (
         0.0,
         0.0,
@@ -167,7 +200,8 @@ class EpochPlan:
             rng.integers(0, len(self.samples), PICTURES_FOR_A_MOSAIC - 1).tolist() if joins else []
         )
         chosen = [self.samples[i] for i in (order[at], *others)]
-        pictures = [load_picture(sample, size) for sample in chosen[: PICTURES_FOR_A_MOSAIC - 1]]
+        load = self.shelf.picture if self.shelf else load_picture
+        pictures = [load(sample, size) for sample in chosen[: PICTURES_FOR_A_MOSAIC - 1]]
         pictures += [load_letterboxed(sample, size) for sample in chosen[PICTURES_FOR_A_MOSAIC - 1 :]]
         if self.crop is not None:
             pictures = [self._cut(s, p, rng) for s, p in zip(chosen, pictures, strict=True)]

@@ -203,6 +203,7 @@ def _one_epoch(
         world=world.size,
         crop=recipe.crop_size if done < recipe.crop_until else None,
         class_names=run.settings.class_names,
+        shelf=run.shelf,
         shares=(done, (begun + draws) / run.total_images),
     )
     gathered: list[Batch] = []

@@ -16,7 +16,7 @@ from hipnode.errors import HipnodeError
 from workers.detector.damoyolo import DamoYolo, HeadOutputs, damoyolo_t
 from workers.detector.damoyolo.model import NECK_CHANNELS
 from workers.training.assignment import Truth
-from workers.training.data import Batch
+from workers.training.data import Batch, Shelf
 from workers.training.folders import Unlabelled, read_folder
 from workers.training.losses import Losses, detection_losses
 from workers.training.parallel import World
@@ -190,6 +190,7 @@ class Run:
         self.total_images = recipe.images or round(recipe.epochs * self.epoch_images)
         self.sums = [0.0] * 6  # total, classes, boxes, distances, positives, batches of this epoch
         self.saved = time.monotonic()  # when the checkpoint was written last
+        self.shelf = Shelf(processes=self.world.size)
         self.parts: dict[str, dict[str, Any]] = {}
         self.best: dict[str, Any] | None = (
             None  # epoch, loss and averaged weights of the lowest validation loss
