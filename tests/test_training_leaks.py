@@ -65,11 +65,11 @@ def toy_pool(folder, count=60, leak=False):
 
 
 def brightest(pictures):
-    """A detector that scores the brightest pixel."""
+    """A detector that scores the brightest pixel, and by a hair the mean of a part without anything."""
     return [
         Detections(
             np.array([[0, 0, 9, 9]], np.float32),
-            np.array([p.max() / 255], np.float32),
+            np.array([p.max() / 256 + p[-20:].mean() / 1e5], np.float32),
             np.array([0], np.int64),
         )
         for p in pictures
