@@ -254,6 +254,8 @@ def test_what_cannot_be_built_says_why(films, tmp_path):
     folder, run = films
     with pytest.raises(BuildRefused, match=r"holds no checkpoint\.pt"):
         build_package(BuildSettings(tmp_path, tmp_path / "p", "2026-01-31"))
+    with pytest.raises(BuildRefused, match="leave --validation out"):
+        build_package(BuildSettings(run, tmp_path / "p", "2026-01-31", validation=folder))
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     assert parts_of(BuildSettings(run, tmp_path / "p", "2026-01-31", data=moved), checkpoint_of(run))["test"]

@@ -130,6 +130,8 @@ def parts_of(settings: BuildSettings, state: Mapping[str, Any]) -> Parts:
     names = tuple(state["class_names"])
     unlabelled = state.get("unlabelled", "refuse")
     split = bool(state.get("split"))
+    if split and validation is not None:
+        raise BuildRefused("The run drew its own validation part from its data; leave --validation out.")
     if validation is None and not split:
         raise BuildRefused(
             "The run was trained on all its pictures; name others for validation: --validation."
@@ -142,14 +144,13 @@ def parts_of(settings: BuildSettings, state: Mapping[str, Any]) -> Parts:
     refuse_leaks(parts)
     recorded = state.get("parts", {})
     now = describe(parts, names)
+    named = {"validation": settings.validation, "test": settings.test}  # others than the run had, and said so
     changed = [
         part
         for part in recorded
-        if part in now
-        and recorded[part]["sha256"] != now[part]["sha256"]
-        and not (part == "test" and settings.test)
+        if part in now and recorded[part]["sha256"] != now[part]["sha256"] and not named.get(part)
     ]
-    if changed and (validation is None or "validation" in changed):
+    if changed and (split or "validation" in changed):  # a pool to train on may have grown
         raise BuildRefused(
             f"The pictures or labels of {', '.join(changed)} are not those the run was trained with; "
             "train again, or put them back."

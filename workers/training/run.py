@@ -192,9 +192,8 @@ class Run:
         self.saved = time.monotonic()  # when the checkpoint was written last
         self.shelf = Shelf(processes=self.world.size)
         self.parts: dict[str, dict[str, Any]] = {}
-        self.best: dict[str, Any] | None = (
-            None  # epoch, loss and averaged weights of the lowest validation loss
-        )
+        #: epoch, loss and averaged weights of the lowest validation loss
+        self.best: dict[str, Any] | None = None
         self.ended = False  # before the recipe's end, for lack of progress
 
     @property
