@@ -75,6 +75,8 @@ def test_a_folder_without_labels_or_with_two_kinds_is_refused(tmp_path):
     labelled.coco(tmp_path)
     with pytest.raises(DataError, match="more than one format: COCO, LabelImg"):
         format_of(tmp_path)
+    (tmp_path / "labels.jsonl").write_text("")
+    assert format_of(tmp_path) == "pool", "a pool of phantoms may hold copies of its labels"
 
 
 def test_everything_that_is_wrong_with_labelimg_files_is_told_at_once(tmp_path):

@@ -61,11 +61,15 @@ EXPECTED = (
 
 
 def format_of(folder: Path) -> str:
-    """ "pool" or a name in READERS. Raises DataError where there is none, or more than one."""
+    """ "pool" or a name in READERS. Raises DataError where there is none, or more than one.
+
+    A pool's other labels are copies of its labels.jsonl, which counts.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder")
+    if (folder / LABELS_FILE).is_file():
+        return "pool"
     there = {
-        "pool": (folder / LABELS_FILE).is_file(),
         "label CSV": (folder / LABELS_CSV).is_file(),
         "COCO": bool(coco_files(folder)),
         "LabelImg": any(folder.rglob("*.xml")),
