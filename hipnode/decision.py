@@ -6,20 +6,52 @@ class fire at its own threshold, name the best that fired. No class fired is "no
 package", never "normal".
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hipnode.findings import Algorithm, Alternative, Box, Candidate, Detections, Finding, ImageReading
+from hipnode.findings import Algorithm, Alternative, Box, Candidate, Detections, Finding, ImageReading, Level
 from hipnode.images import Radiograph, side_at
 from hipnode.status import Outcome
 
 VALGUS_IMPACTED = "VF"
 DISPLACED = "DF"
 SAME_HIP_IOU = 0.5
+NEAREST = 1e-6  # a score of 0 or 1 has no logit; it is moved this far inside
 SMALLEST_SIDE_PX = 1.0  # a box narrower than this after clipping shows nothing
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A map from score to probability that never falls, the same for every class of a package.
+
+    temperature: expit(logit(score) / temperature) (Guo et al., ICML 2017)
+    platt: expit(slope * logit(score) + intercept) (Platt 1999)
+    isotonic: straight lines between (scores[i], values[i])
+    It is fitted by hipnode.evaluation.statistics.calibration, which has the same formulas for many scores at once.
+    """
+
+    method: Literal["temperature", "platt", "isotonic"]
+    temperature: float = 1.0
+    slope: float = 1.0
+    intercept: float = 0.0
+    scores: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+
+    def certainty(self, score: float) -> float:
+        """The probability, rounded to 3 digits."""
+        if self.method == "isotonic":
+            return round(float(np.interp(score, self.scores, self.values)), 3)
+        inside = min(max(score, NEAREST), 1 - NEAREST)
+        logit = math.log(inside / (1 - inside))
+        line = (
+            logit / self.temperature if self.method == "temperature" else self.slope * logit + self.intercept
+        )
+        return round(1 / (1 + math.exp(-min(max(line, -700.0), 700.0))), 3)
 
 
 @dataclass(frozen=True)
@@ -31,16 +63,31 @@ class DecisionRule:
     nms_iou: boxes of one class that overlap more than this were one (the detector applies it)
     valgus_priority: score of VF from which VF is named first although DF scores higher in the
         same hip, because early fixation prevents displacement and replacement can wait; None: off
+    definite: class name -> score from which a finding is called definite, and below it possible; a class
+        without one has no levels. Levels and certainty are told with a finding and decide nothing.
+    calibration: how a score becomes a certainty; None: it does not
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)
     tau_min: float = 0.05
     nms_iou: float = 0.7
     valgus_priority: float | None = None
+    definite: dict[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def fires(self, class_name: str, score: float) -> bool:
         """Whether a class fires at this score. Raises KeyError for a class without threshold."""
         return score >= self.thresholds[class_name]
+
+    def level(self, class_name: str, score: float) -> Level | None:
+        """The level of a class that fired at this score."""
+        if class_name not in self.definite:
+            return None
+        return Level.DEFINITE if score >= self.definite[class_name] else Level.POSSIBLE
+
+    def certainty(self, score: float) -> float | None:
+        """The calibrated probability of a score."""
+        return None if self.calibration is None else self.calibration.certainty(score)
 
 
 def name_findings(
@@ -139,8 +186,19 @@ def _finding(hip: Sequence[Candidate], rule: DecisionRule) -> Finding:
             f"from a score of {rule.valgus_priority:g}"
         )
         first, second = valgus, first
-    alternative = Alternative(second.class_name, second.score) if second else None
-    return Finding(first.class_name, first.score, first.box, first.side, alternative, why)
+    alternative = (
+        Alternative(second.class_name, second.score, rule.certainty(second.score)) if second else None
+    )
+    return Finding(
+        first.class_name,
+        first.score,
+        first.box,
+        first.side,
+        alternative,
+        why,
+        rule.certainty(first.score),
+        rule.level(first.class_name, first.score),
+    )
 
 
 def iou(a: Box, b: Box) -> float:

@@ -114,6 +114,14 @@ class Alternative:
 
     class_name: str
     score: float
+    certainty: float | None = None  #: as of Finding
+
+
+class Level(StrEnum):
+    """The two answers of a package that has two thresholds for a class."""
+
+    POSSIBLE = "possible"
+    DEFINITE = "definite"
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,10 @@ class Finding:
     side: KnownSide | None = None
     alternative: Alternative | None = None
     rule: str | None = None  #: the decision rule that chose the class, where it was not the score
+    certainty: float | None = (
+        None  #: calibrated probability of the class, 0..1; None: the package is not calibrated
+    )
+    level: Level | None = None  #: None: the package has one threshold for the class
 
 
 @dataclass(frozen=True)
@@ -171,7 +183,7 @@ class Algorithm:
     sha256: str  #: of model.safetensors
     classes: tuple[FindingClass, ...]
     thresholds: dict[str, float] = field(default_factory=dict)  #: class name -> score
-    calibrated: bool = False  #: only then a score may be called a certainty in percent
+    calibrated: bool = False  #: only then findings have a certainty
     origin: str = ""  #: one sentence on where the weights come from; stands in every result
     limits: tuple[str, ...] = ()  #: sentences that stand in every result
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from hipnode.decision import DISPLACED, VALGUS_IMPACTED, DecisionRule
+from hipnode.decision import DISPLACED, VALGUS_IMPACTED, Calibration, DecisionRule
 from hipnode.errors import PackageError, PackageUnknown
 from hipnode.findings import Algorithm, FindingClass, Reason
 from hipnode.images import Radiograph
@@ -48,6 +48,7 @@ Short = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, ma
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]  # VR ST
 Term = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_ ]{0,15}$")]  # VR CS
 Score = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=LARGEST_STRIDE, le=4096, multiple_of=LARGEST_STRIDE)]
 
 
@@ -80,6 +81,7 @@ class WeightsEntry(_Table):
 
     file: Literal["model.safetensors"] = "model.safetensors"
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    form: Literal["training", "fused"] = "training"  #: fused: smaller, and cannot be trained further
     licence: Name
     training_data: Sentence
 
@@ -91,12 +93,60 @@ class DecisionEntry(_Table):
     tau_min: Score = 0.05
     nms_iou: Score = 0.7
     valgus_priority: Score | None = None
+    definite: dict[str, Score] = {}  #: class -> score from which it is definite; below, possible
 
 
 class CalibrationEntry(_Table):
-    """How scores become probabilities. This version applies none, and accepts no other word."""
+    """How scores become probabilities, one map for all classes: hipnode.decision.Calibration.
 
-    method: Literal["none"] = "none"
+    n, positives: the validation answers (picture and class) it was fitted on
+    """
+
+    method: Literal["none", "temperature", "platt", "isotonic"] = "none"
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    slope: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    intercept: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    scores: Annotated[tuple[Share, ...], Field(min_length=1)] | None = None
+    values: Annotated[tuple[Share, ...], Field(min_length=1)] | None = None
+    n: Annotated[int, Field(ge=0)] | None = None
+    positives: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "CalibrationEntry":
+        given = {
+            name for name in ("temperature", "slope", "intercept", "scores", "values") if getattr(self, name)
+        }
+        given |= {"intercept"} if self.intercept is not None else set()
+        wanted = _NUMBERS[self.method]
+        if given != wanted:
+            raise ValueError(f"{self.method} has the numbers {', '.join(sorted(wanted)) or 'none'}")
+        scores, values = self.scores or (), self.values or ()
+        if len(scores) != len(values):
+            raise ValueError("isotonic has as many values as scores")
+        if list(scores) != sorted(set(scores)) or list(values) != sorted(values):
+            raise ValueError("isotonic has rising scores and values that do not fall")
+        return self
+
+    def calibration(self) -> Calibration | None:
+        """What the decision rule applies."""
+        if self.method == "none":
+            return None
+        return Calibration(
+            self.method,
+            self.temperature or 1.0,
+            self.slope or 1.0,
+            self.intercept or 0.0,
+            self.scores or (),
+            self.values or (),
+        )
+
+
+_NUMBERS: dict[str, set[str]] = {
+    "none": set(),
+    "temperature": {"temperature"},
+    "platt": {"slope", "intercept"},
+    "isotonic": {"scores", "values"},
+}
 
 
 class ValidationEntry(_Table):
@@ -147,6 +197,13 @@ class Manifest(_Table):
             f"decision.thresholds.{name}: {score:g} is below tau_min {rule.tau_min:g}"
             for name, score in rule.thresholds.items()
             if score < rule.tau_min
+        ]
+        problems += [
+            f"decision.definite.{name}: is no class"
+            if name not in rule.thresholds
+            else f"decision.definite.{name}: {score:g} is below the threshold {rule.thresholds[name]:g}"
+            for name, score in rule.definite.items()
+            if score < rule.thresholds.get(name, 1)
         ]
         if rule.valgus_priority is not None:
             if not {VALGUS_IMPACTED, DISPLACED} <= set(names):
@@ -231,7 +288,14 @@ class ModelPackage:
     def rule(self) -> DecisionRule:
         """The decision rule with this package's numbers."""
         d = self.manifest.decision
-        return DecisionRule(dict(d.thresholds), d.tau_min, d.nms_iou, d.valgus_priority)
+        return DecisionRule(
+            dict(d.thresholds),
+            d.tau_min,
+            d.nms_iou,
+            d.valgus_priority,
+            dict(d.definite),
+            self.manifest.calibration.calibration(),
+        )
 
     def veto(self, radiograph: Radiograph, flags: Collection[Reason] = ()) -> Reason | None:
         """Why this package does not read the image, or None.
@@ -420,7 +484,7 @@ def _lines(table: dict[str, Any], path: tuple[str, ...]) -> list[str]:
     lines = [f"{_key(k)} = {_value(v)}" for k, v in table.items() if not _is_table(v) and not _is_tables(v)]
     for key, value in table.items():
         name = ".".join(_key(k) for k in (*path, key))
-        if _is_table(value):
+        if _is_table(value) and value:
             lines += ["", f"[{name}]", *_lines(value, (*path, key))]
         elif _is_tables(value):
             for row in value:

@@ -23,7 +23,7 @@ NEEDED = {
     "hipnode/_deploy/hipnode.env.example",
     *(f"{PACKAGE}/{name}" for name in ("model.toml", "model.safetensors", "MODEL_CARD.md")),
 }
-COMMANDS = {"worker", "analyse", "phantom", "train"}
+COMMANDS = {"worker", "analyse", "phantom", "train", "build"}
 
 
 def problems_of_wheel(wheel: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Fixtures every test may use, and the rule that CI runs what it must."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,10 +15,12 @@ MUST_RUN = ("tests/test_orthanc_route.py", "tests/test_kill.py", "tests/test_net
 _passed: set[str] = set()
 
 
-@pytest.fixture(autouse=True)
-def _log_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command sets up for its process, that of the tests keeps."""
-    monkeypatch.setattr("hipnode.logs.configure", lambda *_, **__: None)
+@pytest.fixture(autouse=True, scope="session")
+def _log_stays() -> Iterator[None]:
+    """A command may not set up the log of the process that runs the tests; before any fixture of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hipnode.logs.configure", lambda *_, **__: None)
+        yield
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

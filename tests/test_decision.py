@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hipnode.decision import DecisionRule, group_hips, name_findings, same_hip
+from hipnode.decision import Calibration, DecisionRule, group_hips, name_findings, same_hip
 from hipnode.findings import (
     Algorithm,
     Alternative,
@@ -13,6 +13,7 @@ from hipnode.findings import (
     FindingClass,
     ImageReading,
     KnownSide,
+    Level,
     Side,
 )
 from hipnode.images import Radiograph
@@ -222,3 +223,33 @@ def test_the_reading_names_the_image() -> None:
 def test_numbers_that_mean_nothing_are_refused(wrong: Detections) -> None:
     with pytest.raises(ValueError, match="the detector gave"):
         name_findings(wrong, radiograph(), ALGORITHM, RULE)
+
+
+def test_certainty_and_level_are_told_and_decide_nothing() -> None:
+    seen = [("DF", 0.8, RIGHT_HIP), ("VF", 0.6, RIGHT_HIP_TOO), ("SF", 0.5, LEFT_HIP)]
+    rule = DecisionRule(
+        THRESHOLDS, definite={"DF": 0.8, "SF": 0.9}, calibration=Calibration("temperature", temperature=0.5)
+    )
+    plain, told = read(*seen), read(*seen, rule=rule)
+    assert [(f.class_name, f.score, f.box) for f in told.findings] == [
+        (f.class_name, f.score, f.box) for f in plain.findings
+    ]
+    assert [(f.certainty, f.level) for f in plain.findings] == [(None, None)] * 2
+    assert [(f.certainty, f.level) for f in told.findings] == [(0.941, Level.DEFINITE), (0.5, Level.POSSIBLE)]
+    alternative = told.findings[0].alternative
+    assert alternative is not None
+    assert alternative.certainty == pytest.approx(0.692)
+
+
+@pytest.mark.parametrize("method", ["temperature", "platt", "isotonic"])
+def test_the_node_maps_scores_as_the_evaluation_fitted_them(method: str) -> None:
+    calibration = pytest.importorskip("hipnode.evaluation.calibration")
+    rng = np.random.default_rng(5)
+    scores = rng.random(200).round(4)
+    fitted = calibration.fit(method, rng.random(200) < scores**2, scores)
+    applied = Calibration(
+        fitted.method, **{k: v if isinstance(v, float) else tuple(v) for k, v in fitted.numbers.items()}
+    )
+    some = np.array([0.0, 1e-9, 0.05, 0.3, 0.5, 0.77, 0.9999, 1.0])
+    expected = fitted(some)
+    assert [applied.certainty(float(s)) for s in some] == pytest.approx(expected, abs=5.1e-4)

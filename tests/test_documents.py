@@ -99,6 +99,7 @@ def test_settings_that_are_named_exist(page: Path) -> None:
         "HIPNODE_SECRETS_DIR",
         "HIPNODE_DEBUG",
         "HIPNODE_FILMS",
+        "HIPNODE_PELVIXNET_CSV",
         "HIPNODE_REQUIRE_PEERS",
     }
     known = {f"HIPNODE_{name.upper()}" for name in Settings.model_fields} | others

@@ -77,6 +77,27 @@ def test_the_rule_is_the_manifests(tmp_path: Path) -> None:
     assert not rule.fires("DF", 0.3999)
 
 
+def test_calibration_and_two_levels_are_the_manifests(tmp_path: Path) -> None:
+    plain = make_package(tmp_path / "a")
+    assert (plain.rule.calibration, plain.rule.definite, plain.rule.certainty(0.9)) == (None, {}, None)
+    assert plain.rule.level("DF", 0.9) is None
+    decision = {"thresholds": GOOD, "definite": {"DF": 0.8}}
+    for calibration, at_a_quarter in (
+        ({"method": "temperature", "temperature": 0.5}, 0.1),  # odds 1/3, squared
+        ({"method": "platt", "slope": 1.0, "intercept": 0.0}, 0.25),
+        ({"method": "isotonic", "scores": [0.0, 0.5], "values": [0.1, 0.9]}, 0.5),
+    ):
+        folder = tmp_path / calibration["method"]  # type: ignore[operator]
+        package = make_package(
+            folder, decision=decision, calibration={**calibration, "n": 80, "positives": 20}
+        )
+        assert package.algorithm.calibrated
+        assert package.rule.certainty(0.25) == pytest.approx(at_a_quarter)
+        assert load_package(folder) == package
+        assert (package.rule.level("DF", 0.8), package.rule.level("DF", 0.7999)) == ("definite", "possible")
+        assert package.rule.level("VF", 0.9) is None
+
+
 GOOD = {"DF": 0.4, "VF": 0.3, "SF": 0.5, "UF": 0.5}
 
 
@@ -100,7 +121,22 @@ GOOD = {"DF": 0.4, "VF": 0.3, "SF": 0.5, "UF": 0.5}
             ["decision.thresholds.DF: 0.01 is below tau_min"],
         ),
         ({"decision": {"thresholds": GOOD, "valgus_priority": 0.01}}, ["valgus_priority: is below tau_min"]),
-        ({"calibration": {"method": "platt"}}, ["calibration.method: Input should be 'none'"]),
+        ({"calibration": {"method": "guess"}}, ["calibration.method: Input should be 'none'"]),
+        ({"calibration": {"method": "temperature"}}, ["temperature has the numbers temperature"]),
+        ({"calibration": {"method": "none", "intercept": 0.0}}, ["none has the numbers none"]),
+        (
+            {"calibration": {"method": "temperature", "temperature": -1}},
+            ["temperature: Input should be greater"],
+        ),
+        (
+            {"calibration": {"method": "isotonic", "scores": [0.1, 0.4], "values": [0.3, 0.2]}},
+            ["values that do not fall"],
+        ),
+        ({"calibration": {"method": "isotonic", "scores": [0.1], "values": [0.3, 0.5]}}, ["as many values"]),
+        (
+            {"decision": {"thresholds": GOOD, "definite": {"DF": 0.3, "XX": 0.5}}},
+            ["decision.definite.DF: 0.3 is below the threshold 0.4", "decision.definite.XX: is no class"],
+        ),
         (
             {
                 "classes": [{"name": "DF", "meaning": "m", "code": "c", "scheme": "s"}],

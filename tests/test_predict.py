@@ -350,7 +350,8 @@ def test_where_nothing_reads_films_the_extra_is_named(site, monkeypatch):
 
 def test_the_runner_needs_nothing_of_the_evaluation_extra():
     missing = "import sys; sys.modules.update(dict.fromkeys(['scipy', 'pyarrow', 'statsmodels', 'sklearn']))"
-    code = f"{missing}; import workers.predict, hipnode.evaluation.stress; print('torch' in sys.modules)"
+    both = "import workers.predict, hipnode.evaluation.films.stress"
+    code = f"{missing}; {both}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from hipnode.errors import SelfCheckFailed
-from hipnode.findings import Algorithm, Reason, StudyReading
+from hipnode.findings import Algorithm, Level, Reason, StudyReading
 from hipnode.results import (
     ResultKind,
     codes,
@@ -260,11 +260,32 @@ def test_only_a_calibrated_package_states_a_certainty() -> None:
     }
     assert codes.SCORE.value in names
     assert codes.CERTAINTY.value not in names
-    calibrated = report(build(sources, reading, replace(ALGORITHM, calibrated=True), kinds=["SR"]))
+    only = reading.images[0]
+    findings = tuple(
+        replace(
+            f,
+            certainty=0.812,
+            level=Level.POSSIBLE,
+            alternative=f.alternative and replace(f.alternative, certainty=0.998),
+        )
+        for f in only.findings
+    )
+    told = replace(reading, images=(replace(only, findings=findings),))
+    calibrated = report(build(sources, told, replace(ALGORITHM, calibrated=True), kinds=["SR"]))
     names = {i.ConceptNameCodeSequence[0].CodeValue for i in items_of(calibrated)}
     assert codes.CERTAINTY.value in names
     assert codes.SCORE.value not in names
-    assert any("certainty 93 %" in text for text in texts(calibrated))
+    said = texts(calibrated)
+    assert any("certainty 81 %, possible by the package's two thresholds" in text for text in said)
+    assert any("certainty 99 %" in text for text in said), "never 100"
+    assert not any("AI score" in text for text in said)
+    values = {
+        i.ConceptNameCodeSequence[0].CodeValue: float(i.MeasuredValueSequence[0].NumericValue)
+        for i in items_of(calibrated)
+        if i.ValueType == "NUM"
+    }
+    assert values[codes.CERTAINTY.value] == pytest.approx(81.2)
+    assert values[codes.ALTERNATIVE_CERTAINTY.value] == pytest.approx(99.8)
 
 
 def test_the_report_lists_every_image_that_was_looked_at() -> None:

@@ -40,7 +40,11 @@ def files(spool: Spool) -> list[Path]:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"odd", BIG], ids=["empty", "one", "odd", "big"])
-@pytest.mark.parametrize("how", [bytes, bytearray, memoryview, lambda d: [d[:7], d[7:]]], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [bytes, bytearray, memoryview, lambda d: [d[:7], d[7:]]],
+    ids=["bytes", "bytearray", "view", "pieces"],
+)
 def test_a_data_set_is_kept_as_it_came(spool: Spool, data: bytes, how) -> None:
     stored = spool.write_instance(how(data), **UIDS)
     assert (stored.sha256, stored.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))

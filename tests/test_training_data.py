@@ -8,26 +8,30 @@ import pytest
 import torch
 from PIL import Image
 
+from workers.training import data
 from workers.training.augment import (
-    Picture,
     affine_matrix,
     cut_square,
     flip,
     join_four,
     keep_visible,
+    mirrored_classes,
     move,
     vary,
     warp_boxes,
 )
-from workers.training.data import DataError, EpochPlan, epoch_order, hip_centre, load_picture, read_pool
+from workers.training.data import EpochPlan, Shelf, epoch_order, hip_centre, load_letterboxed, load_picture
+from workers.training.folders import read_pool
+from workers.training.picture import Picture
 from workers.training.recipes import RECIPES, Augmentation, recipe_named
+from workers.training.samples import DataError, pixels_of
 
 NAMES = ("VF", "DF", "SF", "UF")
 PHANTOM = RECIPES["phantom-short"].augmentation
 
 
-def write_pool(folder, count, rows=80, columns=64):
-    """Dark pictures, four of five with a bright rectangle that is the box."""
+def write_pool(folder, count, rows=80, columns=64, first=None):
+    """Dark pictures, four of five with a bright rectangle that is the box; with `first` they are numbered."""
     folder.mkdir(exist_ok=True)
     lines = []
     rng = np.random.default_rng(5)
@@ -40,7 +44,8 @@ def write_pool(folder, count, rows=80, columns=64):
             pixels[y : y + 28, x : x + 20] = 220
             boxes = [[x, y, x + 20, y + 28]]
         Image.fromarray(pixels).save(folder / f"{i}.png")
-        lines.append(json.dumps({"file": f"{i}.png", "class": name, "boxes": boxes, "seed": 7}) + "\n")
+        record = {"file": f"{i}.png", "class": name, "boxes": boxes, "seed": 7}
+        lines.append(json.dumps(record if first is None else {**record, "index": first + i}) + "\n")
     (folder / "labels.jsonl").write_text("".join(lines))
     return folder
 
@@ -89,6 +94,35 @@ def test_boxes_follow_the_stretch(tmp_path):
     np.testing.assert_allclose(picture.boxes[0], bright_box(picture.pixels), atol=1.01)
 
 
+def test_a_letterboxed_picture_keeps_its_shape(tmp_path):
+    sample = read_pool(write_pool(tmp_path / "pool", 1), NAMES)[0]  # 64 x 80
+    picture = load_letterboxed(sample, 160)
+    assert picture.pixels.shape == (160, 160)
+    assert (picture.pixels[:, 128:] == 114).all()
+    np.testing.assert_allclose(picture.boxes[0], 2 * sample.boxes[0])
+    np.testing.assert_allclose(picture.boxes[0], bright_box(picture.pixels), atol=1.01)
+
+
+def test_a_shelf_gives_the_same_pictures_and_no_more_than_fit(tmp_path, monkeypatch):
+    samples = read_pool(write_pool(tmp_path / "pool", 4), NAMES)
+    plain = [load_picture(sample, 64) for sample in samples]
+    read = []
+    monkeypatch.setattr(data, "pixels_of", lambda path: read.append(path.name) or pixels_of(path))
+    shelf = Shelf(3 * 64 * 64)
+    for _ in range(2):
+        for sample, picture in zip(samples, plain, strict=True):
+            kept = shelf.picture(sample, 64)
+            np.testing.assert_array_equal(kept.pixels, picture.pixels)
+            np.testing.assert_array_equal(kept.boxes, picture.boxes)
+    assert read == ["0.png", "1.png", "2.png", "3.png", "3.png"], "three fit"
+    assert shelf.picture(samples[0], 32).pixels.shape == (32, 32)
+    assert read[-1] == "0.png"
+    plan = EpochPlan(samples, RECIPES["bjj2025"], 1, 0, 4, 64, False)
+    one, other = (next(iter(replace(plan, shelf=s).batches())) for s in (None, Shelf()))
+    assert torch.equal(one.pixels, other.pixels)
+    assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(one.truths, other.truths, strict=True))
+
+
 def square(size=96):
     pixels = np.zeros((size, size), np.uint8)
     pixels[30:60, 20:70] = 255
@@ -101,6 +135,25 @@ def test_flipping_twice_changes_nothing():
     twice = flip(once)
     np.testing.assert_array_equal(twice.pixels, square().pixels)
     np.testing.assert_array_equal(twice.boxes, square().boxes)
+
+
+def test_a_mirror_keeps_left_and_right_true():
+    """The class that names a side changes it, as the hip itself does."""
+    names = ("hip-L", "hip-R", "VF", "other-L")
+    mirrored = mirrored_classes(names)
+    assert mirrored.tolist() == [1, 0, 2, 3]
+    picture = square()._replace(
+        boxes=np.array([[70, 30, 90, 60], [5, 30, 25, 60], [40, 40, 50, 50]], np.float32),
+        labels=np.array([0, 1, 2]),  # a film: the patient's left is on the right
+    )
+    once = flip(picture, mirrored)
+    columns = {names[k]: box[0] for k, box in zip(once.labels, once.boxes, strict=True)}
+    assert columns == {"hip-R": 96 - 90, "hip-L": 96 - 25, "VF": 96 - 50}
+    assert flip(once, mirrored).labels.tolist() == [0, 1, 2]
+    a = Augmentation(flip=1.0)
+    varied = vary([picture], a, 96, np.random.default_rng(1), mirrored=mirrored)
+    assert varied.labels.tolist() == once.labels.tolist()
+    assert mirrored_classes(NAMES).tolist() == [0, 1, 2, 3], "no fracture class names a side"
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from hipnode import ledger, logs, migrations
 from hipnode.cli.doors import make_data_folder, open_ledger
+from hipnode.cli.needs import need_evaluation
 from hipnode.cli.progress import counting
 from hipnode.errors import HipnodeError, LedgerDown
 from hipnode.settings import Settings, load_settings
@@ -183,42 +184,156 @@ def phantom(
 
 
 def train(
-    data: Annotated[
-        Path, typer.Option(help="Folder of pictures with labels.jsonl, as `hipnode phantom` writes it.")
-    ],
     out: Annotated[
-        Path, typer.Option(help="Folder for the checkpoint and metrics.jsonl; not in a repository.")
+        Path, typer.Option(help="Folder for checkpoint, metrics and decoded films; not in a repository.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of labelled pictures: LabelImg, YOLO, COCO, labels.csv or labels.jsonl."),
     ],
     recipe: Annotated[
-        str, typer.Option(help="bjj2025 (paper) or phantom-short (the shipped weights').")
+        str,
+        typer.Option(
+            help="bjj2025 (paper), bjj2025-literal (ablation) or phantom-short (the shipped weights')."
+        ),
     ] = "bjj2025",
-    validation: Annotated[Path | None, typer.Option(help="Folder whose loss is measured each epoch.")] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another such folder for validation; unset: --data is parted by patient, 80/10/10."
+        ),
+    ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Start from these: model.safetensors of a package, or a checkpoint.pt."),
+        typer.Option(
+            help="Start from: a package's model.safetensors, a run's checkpoint.pt, or DAMO-YOLO's."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
+    unlabelled: Annotated[
+        Literal["refuse", "none", "skip"],
+        typer.Option(help="Pictures without a label: a mistake, without a fracture, or left out."),
+    ] = "refuse",
+    epochs: Annotated[float | None, typer.Option(help="Shorten the recipe to so many epochs.")] = None,
+    size: Annotated[int | None, typer.Option(help="Input size in pixels, a multiple of 32.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures per step; the learning rate follows.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="End when validation has not improved for so many epochs.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda:N; under torchrun each process has its own.")
+    ] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the parts and of the run.")] = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads; unset leaves them to torch.")] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only algorithms that give the same numbers each time.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read and check the data, and stop.")] = False,
 ) -> None:
-    """Train the detector. SIGTERM saves a checkpoint; `--resume` goes on from it.
+    """Train the detector on labelled films. SIGTERM saves a checkpoint; `--resume` goes on from it.
 
-    Example: `hipnode train --data phantoms/train --validation phantoms/val --out runs/first --recipe phantom-short`
+    Example: `hipnode train --recipe bjj2025 --data films/ --out runs/first`; docs/training.md has the rest.
     """
     need_torch()
-    from workers.training.loop import TrainSettings
     from workers.training.loop import train as run
-    from workers.training.recipes import recipe_named
+    from workers.training.recipes import changed, recipe_named
+    from workers.training.run import TrainSettings, describe
 
     settings = TrainSettings(
         data=data,
         out=out,
-        recipe=recipe_named(recipe),
+        recipe=changed(recipe_named(recipe), epochs=epochs, size=size, batch=batch),
         validation=validation,
+        split=validation is None,
+        unlabelled=unlabelled,
         weights=weights,
         seed=seed,
+        device=device,
         threads=threads,
+        patience=patience,
+        deterministic=deterministic,
         resume=resume,
     )
-    checkpoint = run(settings, progress=lambda report: typer.echo(report.line()))
-    typer.echo(f"The weights are in {checkpoint}.")
+    if check:
+        for part, told in describe(settings.parts(), settings.class_names).items():
+            typer.echo(f"{part}: {_part(told)}")
+        return
+    with counting("training") as steps:
+        checkpoint = run(settings, progress=lambda report: typer.echo(report.line()), steps=steps)
+    typer.echo(
+        f"The run is in {checkpoint.parent}; `hipnode models build {checkpoint.parent} --out DIR` packs it."
+    )
+
+
+def _part(told: dict[str, Any]) -> str:
+    classes = ", ".join(f"{name} {count}" for name, count in sorted(told["classes"].items()))
+    owners = f"{told['patients']} patients" if told["patients_known"] else "patients not named"
+    return f"{told['pictures']} pictures ({classes}), {owners}"
+
+
+def build_model(
+    run: Annotated[Path, typer.Argument(help="Folder that `hipnode train` wrote.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of the new package; its name is the package's id, unless --id gives one."),
+    ],
+    id_: Annotated[str | None, typer.Option("--id", help="Name of the package in selection.toml.")] = None,
+    version: Annotated[str, typer.Option(help="Version of the package.")] = "0.1.0",
+    name: Annotated[str, typer.Option(help="What results call it.")] = "",
+    manufacturer: Annotated[str, typer.Option(help="Who made it, as results write it.")] = "",
+    data_name: Annotated[
+        str, typer.Option(help="The data in words, without patient names; stands in results and card.")
+    ] = "the data of one site",
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "not given",
+    data: Annotated[Path | None, typer.Option(help="Where the training data lies now, if it moved.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Folder for thresholds and calibration, where the run drew no part.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Folder for the test, where the run drew no part.")
+    ] = None,
+    form: Annotated[
+        Literal["training", "fused"], typer.Option(help="training can be trained further; fused is smaller.")
+    ] = "training",
+    calibration: Annotated[
+        Literal["auto", "none", "temperature", "platt", "isotonic"],
+        typer.Option(
+            help="How scores become certainties; auto: isotonic from 200 fractures, else temperature."
+        ),
+    ] = "auto",
+    notes: Annotated[Path | None, typer.Option(help="Markdown for the end of the model card.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")] = "cpu",
+) -> None:
+    """Make a model package of a training RUN: weights, thresholds, calibration and a filled model card.
+
+    Thresholds and calibration come from the validation part alone; the test part is looked at once, for the card.
+
+    Example: `hipnode models build runs/first --out packages/hip-somewhere --data-name "films of Somewhere, 2019-2024"`
+    """
+    need_torch()
+    need_evaluation()
+    from workers.training.package import BuildSettings, build_package
+
+    settings = BuildSettings(
+        run=run,
+        out=out,
+        date=datetime.now(UTC).date().isoformat(),
+        data=data,
+        validation=validation,
+        test=test,
+        id=id_ or out.resolve().name,
+        version=version,
+        name=name,
+        manufacturer=manufacturer,
+        licence=licence,
+        data_name=data_name,
+        form=form,
+        calibration=calibration,
+        notes=notes.read_text("utf-8") if notes else "",
+        device=device,
+    )
+    with Console(stderr=True).status("Reading validation and test ..."):
+        built = build_package(settings, say=typer.echo)
+    typer.echo(f"The package {built.package.id} {built.package.version} is in {out}.")
+    tables = run / "evaluation"
+    typer.echo(f"Read {built.package.model_card}; labels and predictions for `hipnode evaluate`: {tables}.")

@@ -213,6 +213,8 @@ def _of_reading(path: Path, image: ImageReading, package: ModelPackage, outputs:
                 if f.alternative
                 else None,
                 "rule": f.rule,
+                "certainty": f.certainty,
+                "level": f.level,
             }
             for f in image.findings
         ],

@@ -1,10 +1,12 @@
 """`hipnode models`: the model packages this installation has. Needs no torch."""
 
 import json
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from hipnode import ledger, migrations
 from hipnode.cli.accept import said_of
@@ -15,7 +17,25 @@ from hipnode.ledger import AcceptanceRow
 from hipnode.packages import ModelPackage, check_weights, find_packages, named_package
 from hipnode.settings import load_settings
 
+_OUTSIDE = "hipnode.commands.models"  # entry points: commands of this group that need torch
+
+
+class _Commands(TyperGroup):
+    """The commands below, and those that live outside the node; these are loaded when they are called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(entry.name for entry in entry_points(group=_OUTSIDE))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        for entry in entry_points(group=_OUTSIDE, name=cmd_name):
+            single = typer.Typer(add_completion=False)
+            single.command(cmd_name)(entry.load())
+            return typer.main.get_command(single)
+        return super().get_command(ctx, cmd_name)
+
+
 models = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     help="The model packages: what is installed, what it reads, and whether it is whole.",
 )
@@ -113,12 +133,14 @@ def _rows(package: ModelPackage) -> list[tuple[str, str]]:
     ]
     for one in m.classes:
         fires = f"fires at {m.decision.thresholds[one.name]:g}"
+        if one.name in m.decision.definite:
+            fires += f", definite from {m.decision.definite[one.name]:g}"
         rows.append((f"class {one.name}", f"{one.meaning} ({one.scheme} {one.code}), {fires}"))
     if m.decision.valgus_priority is not None:
         rows.append(("valgus priority", f"{m.decision.valgus_priority:g}"))
-    rows.append(
-        ("scores", "not calibrated: no probabilities" if m.calibration.method == "none" else "calibrated")
-    )
+    calibrated = f"calibrated ({m.calibration.method}): results tell a certainty, classes fire by score"
+    none = m.calibration.method == "none"
+    rows.append(("scores", "not calibrated: no probabilities" if none else calibrated))
     if m.validation is not None:
         counts = ", ".join(f"{name} {count}" for name, count in m.validation.images_per_class.items())
         rows.append(("tested", f"on {m.validation.data_set}, {m.validation.date} ({counts})"))

@@ -180,10 +180,20 @@ def _canonical_image(image: ImageReading) -> dict[str, object]:
                 if finding.alternative
                 else None,
                 "rule": finding.rule,
+                **_told_of(finding),
             }
             for finding in image.findings
         ],
     }
+
+
+def _told_of(finding: Finding) -> dict[str, object]:
+    """What only some packages tell; absent otherwise, so that what others say keeps its identity."""
+    told: dict[str, object] = {"level": finding.level} if finding.level else {}
+    for name, said in (("certainty", finding), ("alternative certainty", finding.alternative)):
+        if said is not None and said.certainty is not None:
+            told[name] = f"{said.certainty:.3f}"
+    return told
 
 
 def _canonical_box(box: Box) -> list[str]:

@@ -185,8 +185,8 @@ def _group(mark: Mark, study: Study, algorithm: Algorithm | None) -> ContainerCo
 
 def _scores(mark: Mark, class_code: Code) -> list[ContentItem]:
     """The score twice: named with the class, which is what OHIF prints, and as what it is."""
-    if mark.calibrated:
-        percent = 100 * mark.finding.score
+    if mark.finding.certainty is not None:
+        percent = 100 * mark.finding.certainty
         return [
             _number(class_code, percent, codes.PERCENT, _CONTAINS),
             _number(codes.CERTAINTY, percent, codes.PERCENT, _CONTAINS),
@@ -204,8 +204,8 @@ def _alternative(mark: Mark) -> list[ContentItem]:
     if other and known:
         code = Code(known.code_value, known.coding_scheme, known.meaning[:64])
         found.append(_code(codes.ALTERNATIVE, code, _CONTAINS))
-        if mark.calibrated:
-            percent = 100 * other.score
+        if other.certainty is not None:
+            percent = 100 * other.certainty
             found.append(_number(codes.ALTERNATIVE_CERTAINTY, percent, codes.PERCENT, _CONTAINS))
         else:
             found.append(_number(codes.ALTERNATIVE_SCORE, other.score, codes.NO_UNITS, _CONTAINS))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hipnode.errors import SelfCheckFailed
-from hipnode.findings import Algorithm, Finding, FindingClass, ImageReading, Side, StudyReading
+from hipnode.findings import Algorithm, Alternative, Finding, FindingClass, ImageReading, Side, StudyReading
 from hipnode.status import Outcome
 
 NODE_NAME = "hipnode"  #: stands where no package looked
@@ -31,7 +31,6 @@ class Mark:
     finding: Finding
     known: FindingClass
     alternative: FindingClass | None
-    calibrated: bool
     image: str = ""  #: "image 1 of 2", where the study has several
 
     @property
@@ -52,7 +51,7 @@ class Mark:
     @property
     def label(self) -> tuple[str, ...]:
         """The lines beside the box in the overlay."""
-        score = score_text(self.finding.score, self.calibrated, short=True)
+        score = score_text(self.finding, short=True)
         return f"{self.name}  {self.side or 'side not given'}  {score}", self.known.meaning
 
     @property
@@ -60,9 +59,9 @@ class Mark:
         """The finding in the overlay's strip: without how the side is known, and without the rule."""
         finding = self.finding
         side = f", {_SIDES[finding.side.side]}" if finding.side else ", side not given"
-        text = f"{self.name}: {self.known.meaning}{side}, {score_text(finding.score, self.calibrated)}"
+        text = f"{self.name}: {self.known.meaning}{side}, {score_text(finding)}{self._level}"
         if self.alternative and finding.alternative:
-            other = score_text(finding.alternative.score, self.calibrated, short=True)
+            other = score_text(finding.alternative, short=True)
             text += f"; or {_lower(self.alternative.meaning)}, {other}"
         return f"{text}."
 
@@ -76,13 +75,17 @@ class Mark:
             else "side not given by the image"
         )
         place = f"{side}, {self.image}" if self.image else side
-        text = f"{self.name}: {self.known.meaning}, {place}, {score_text(finding.score, self.calibrated)}."
+        text = f"{self.name}: {self.known.meaning}, {place}, {score_text(finding)}{self._level}."
         if self.alternative and finding.alternative:
-            other = score_text(finding.alternative.score, self.calibrated)
+            other = score_text(finding.alternative)
             text += f" Alternative: {_lower(self.alternative.meaning)}, {other}."
         if finding.rule:
             text += f" Class chosen by rule: {finding.rule}."
         return text
+
+    @property
+    def _level(self) -> str:
+        return f", {self.finding.level} by the package's two thresholds" if self.finding.level else ""
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,12 @@ class Statement:
         return [self.heading, self.summary, *self.findings, *self.notes, self.algorithm, *self.provenance]
 
 
-def score_text(score: float, calibrated: bool, short: bool = False) -> str:
-    """A score in words: a certainty only where the package is calibrated."""
-    if calibrated:
-        return f"{score:.0%}".replace("%", " %") if short else f"certainty {100 * score:.0f} %"
-    return f"AI score {score:.2f}" + ("" if short else " (uncalibrated)")
+def score_text(said: Finding | Alternative, short: bool = False) -> str:
+    """The certainty in words; the score where the package is not calibrated."""
+    if said.certainty is not None:
+        percent = f"{min(max(round(100 * said.certainty), 1), 99)} %"  # no film says 0 or 100
+        return percent if short else f"certainty {percent}"
+    return f"AI score {said.score:.2f}" + ("" if short else " (uncalibrated)")
 
 
 def number_marks(reading: StudyReading, algorithm: Algorithm | None) -> list[Mark]:
@@ -123,7 +127,6 @@ def number_marks(reading: StudyReading, algorithm: Algorithm | None) -> list[Mar
                     finding=finding,
                     known=_class_named(algorithm, finding.class_name),
                     alternative=_class_named(algorithm, other.class_name) if other else None,
-                    calibrated=bool(algorithm and algorithm.calibrated),
                     image=f"image {position} of {count}" if count > 1 else "",
                 )
             )

@@ -189,6 +189,8 @@ def detector_of(
     if hashlib.sha256(data).hexdigest() != package.sha256:
         raise PackageError(f"The weights of the model package {package.id} changed since it was read.")
     network = damoyolo_t(len(package.algorithm.classes))
+    if package.manifest.weights.form == "fused":
+        network.fuse()
     load_weights(network, data)
     detector = DamoYoloDetector(
         network,

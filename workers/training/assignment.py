@@ -69,9 +69,9 @@ def assign(class_logits: Tensor, boxes: Tensor, points: Tensor, strides: Tensor,
     first; a point wanted by several goes to its cheapest truth. Everything else is background.
     """
     n, classes = class_logits.shape
-    labels = torch.full((n,), classes, dtype=torch.int64)
+    labels = torch.full((n,), classes, dtype=torch.int64, device=boxes.device)
     ious = boxes.new_zeros(n)
-    truths = torch.full((n,), -1, dtype=torch.int64)
+    truths = torch.full((n,), -1, dtype=torch.int64, device=boxes.device)
     inside, near = _inside(points, strides, truth.boxes)
     valid = (inside | near).any(1).nonzero()[:, 0] if len(truth.labels) else labels[:0]
     if len(valid) == 0:

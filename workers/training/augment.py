@@ -3,29 +3,22 @@
 Pictures are (h, w) uint8 gray; boxes (m, 4) float32 in their pixels, corner origin.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from workers.training.picture import FILL, Picture
 from workers.training.recipes import Augmentation
+from workers.training.scale_aware import vary_boxes
 
 SMALLEST_SIDE_PX = 2.0
 SMALLEST_VISIBLE_SHARE = 0.1
 HALF = 0.5
 LARGEST_ASPECT = 20.0
-MOSAIC_FILL = 114
-
-
-class Picture(NamedTuple):
-    """A picture with its truth: pixels (h, w) uint8, boxes (m, 4) float32, labels (m,) int64."""
-
-    pixels: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
 
 def affine_matrix(a: Augmentation, size: int, rng: Generator, centre: float) -> NDArray[np.float64]:
@@ -86,20 +79,37 @@ def keep_visible(
     return clipped[keep], labels[keep]
 
 
-def flip(picture: Picture) -> Picture:
-    """Left and right exchanged."""
+def mirrored_classes(class_names: Sequence[str]) -> NDArray[np.int64]:
+    """(classes,) what each class is in a mirror: X-L and X-R change places, all others stay."""
+    names = list(class_names)
+    other = {"-L": "-R", "-R": "-L"}
+    mirrored = [name[:-2] + other[name[-2:]] if name[-2:] in other else name for name in names]
+    return np.array([names.index(m) if m in names else i for i, m in enumerate(mirrored)], np.int64)
+
+
+def flip(picture: Picture, mirrored: NDArray[np.int64] | None = None) -> Picture:
+    """Left and right exchanged: pixels, boxes, and with `mirrored` the classes that name a side."""
     width = picture.pixels.shape[1]
     boxes = picture.boxes.copy()
     boxes[:, [0, 2]] = width - picture.boxes[:, [2, 0]]
-    return Picture(picture.pixels[:, ::-1].copy(), boxes, picture.labels)
+    labels = picture.labels if mirrored is None else mirrored[picture.labels]
+    return Picture(picture.pixels[:, ::-1].copy(), boxes, labels)
 
 
 def move(
-    picture: Picture, a: Augmentation, size: int, rng: Generator, *, fill: int = 0, corners: bool = False
+    picture: Picture,
+    a: Augmentation,
+    size: int,
+    rng: Generator,
+    *,
+    fill: int = 0,
+    corners: bool = False,
+    least_share: float = SMALLEST_VISIBLE_SHARE,
 ) -> Picture:
     """One random affine map onto a (size, size) picture; the input is square."""
     matrix = affine_matrix(a, size, rng, picture.pixels.shape[0] / 2)
-    boxes, labels = keep_visible(warp_boxes(picture.boxes, matrix, corners=corners), picture.labels, size)
+    moved = warp_boxes(picture.boxes, matrix, corners=corners)
+    boxes, labels = keep_visible(moved, picture.labels, size, least_share)
     return Picture(warp(picture.pixels, matrix, size, fill), boxes, labels)
 
 
@@ -155,7 +165,7 @@ def erase(picture: Picture, rng: Generator) -> Picture:
 
 def join_four(pictures: list[Picture], size: int, rng: Generator) -> Picture:
     """A mosaic: four (size, size) pictures around a random centre of a canvas twice as wide."""
-    canvas = np.full((2 * size, 2 * size), MOSAIC_FILL, np.uint8)
+    canvas = np.full((2 * size, 2 * size), FILL, np.uint8)
     column, row = rng.uniform(0.5 * size, 1.5 * size, 2).astype(int)
     boxes, labels = [], []
     for index, picture in enumerate(pictures):
@@ -177,27 +187,39 @@ def blend(a: Picture, b: Picture) -> Picture:
 
 
 def vary(
-    pictures: list[Picture], a: Augmentation, size: int, rng: Generator, *, plain: bool = False
+    pictures: list[Picture],
+    a: Augmentation,
+    size: int,
+    rng: Generator,
+    *,
+    share: float = 0.0,
+    plain: bool = False,
+    mirrored: NDArray[np.int64] | None = None,
 ) -> Picture:
     """One training picture from the first of `pictures` (size, size); the others serve mosaic and mixup.
 
-    pictures: five of them where the recipe has a mosaic or mixup, else one.
-    plain: the last part of a run, without mosaic and mixup.
+    pictures: five of them where the recipe has a mosaic or mixup, else one; the fifth, which mixup blends
+        in, keeps its aspect ratio
+    share: how much of the run is done, 0..1
+    plain: the last part of a run, without mosaic and mixup
+    mirrored: what each class is in a mirror (`mirrored_classes`); None: no class names a side
     """
     picture = pictures[0]
     if not plain and rng.random() < a.mosaic:
         mosaic_move = replace(a, scale=a.mosaic_scale)
-        picture = move(
-            join_four(pictures[:4], size, rng), mosaic_move, size, rng, fill=MOSAIC_FILL, corners=True
-        )
+        picture = move(join_four(pictures[:4], size, rng), mosaic_move, size, rng, fill=FILL, corners=True)
         if len(picture.labels) and rng.random() < a.mixup:
-            other = flip(pictures[4]) if rng.random() < 0.5 else pictures[4]
+            other = flip(pictures[4], mirrored) if rng.random() < 0.5 else pictures[4]
             jitter = Augmentation(scale=(0.5, 1.5))
-            picture = blend(picture, move(other, jitter, size, rng, fill=MOSAIC_FILL, corners=True))
+            # as published, what the jitter cuts off is not left out: a sliver of a box stays a box
+            other = move(other, jitter, size, rng, fill=FILL, corners=True, least_share=0.0)
+            picture = blend(picture, other)
     elif not a.mosaic:
         picture = move(picture, a, size, rng)
     if rng.random() < a.flip:
-        picture = flip(picture)
+        picture = flip(picture, mirrored)
+    if a.box_level:
+        picture = vary_boxes(picture, share, a.box_level, rng)
     if a.erase and rng.random() < a.erase:
         picture = erase(picture, rng)
     return picture._replace(pixels=retone(picture.pixels, a, rng))

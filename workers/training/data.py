@@ -1,16 +1,17 @@
-"""Reading labelled pictures, and serving them as batches.
+"""Serving labelled pictures as batches.
 
-A pool is a folder with `labels.jsonl` (one JSON object a line: `file`, `class`, `boxes`)
-and the pictures it names; `workers/phantom/dataset.py` writes it. It may grow while it is read.
+What one epoch shows is drawn by (seed, epoch) alone, so that a resumed run sees the same.
 """
 
-import json
+import hashlib
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,77 +19,92 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from hipnode.errors import HipnodeError
-from workers.detector.resize import stretch
+from workers.detector.resize import Stretch, stretch
 from workers.training.assignment import Truth
-from workers.training.augment import Picture, cut_square, vary
+from workers.training.augment import cut_square, mirrored_classes, vary
+from workers.training.picture import FILL, Picture
 from workers.training.recipes import Recipe
+from workers.training.samples import DataError, Problem, Sample, is_dicom, pixels_of
 
-NO_FRACTURE = "none"
-LABELS_FILE = "labels.jsonl"
-LOADERS = 2
+LOADERS = max(2, min(16, os.cpu_count() or 1))
 PICTURES_FOR_A_MOSAIC = 5
 HIP_POINTS = ("head_centre", "greater_tip", "lesser")  # key points of a phantom's record
 ANYWHERE = 0.12  # share of squares cut from anywhere in the picture
 
 
-class DataError(HipnodeError):
-    """Training data cannot be used; the text names the file and the line."""
+def develop(samples: Sequence[Sample], folder: Path) -> list[Sample]:
+    """The samples with their DICOM films as 8-bit PNG in `folder`, decoded once instead of in every epoch.
 
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One labelled picture.
-
-    path: an 8-bit grayscale picture
-    boxes: (m, 4) float32 in pixels of that picture, corner origin; (0, 4) without a fracture
-    labels: (m,) int64 class index
-    record: the whole line of labels.jsonl (seed, parameters of the phantom)
+    Other pictures stay where they are. Raises DataError that names every film that cannot be decoded.
     """
-
-    path: Path
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    record: dict[str, Any]
-
-
-def read_pool(folder: Path, class_names: Sequence[str]) -> list[Sample]:
-    """The samples of a pool in the order they were written. Raises DataError.
-
-    A last line still being written (no line end) is left for the next look.
-    """
-    listing = folder / LABELS_FILE
-    if not listing.is_file():
-        raise DataError(f"{folder} holds no {LABELS_FILE}")
-    samples = []
-    with listing.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
-                break
+    developed, problems = [], []
+    for sample in samples:
+        if not is_dicom(sample.path):
+            developed.append(sample)
+            continue
+        name = sample.sha256 or hashlib.sha256(str(sample.path).encode()).hexdigest()
+        path = folder / f"{name}.png"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f"{name}.{os.getpid()}.part"
             try:
-                samples.append(_sample(folder, json.loads(line), class_names))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{listing}:{number}: {type(error).__name__}: {error}") from error
-    return samples
-
-
-def _sample(folder: Path, record: dict[str, Any], class_names: Sequence[str]) -> Sample:
-    name = record["class"]
-    boxes = np.array(record["boxes"], np.float32).reshape(-1, 4)
-    if (name == NO_FRACTURE) != (len(boxes) == 0):
-        raise ValueError(f"class {name} with {len(boxes)} boxes")
-    if not (boxes[:, 2:] > boxes[:, :2]).all():
-        raise ValueError(f"a box without area: {boxes.tolist()}")
-    label = 0 if name == NO_FRACTURE else list(class_names).index(name)
-    return Sample(folder / record["file"], boxes, np.full(len(boxes), label, np.int64), record)
+                Image.fromarray(pixels_of(sample.path)).save(part, format="PNG", compress_level=1)
+            except ValueError as error:
+                problems.append(Problem(sample.path.name, None, str(error)))
+                continue
+            part.replace(path)
+        developed.append(replace(sample, path=path))
+    if problems:
+        raise DataError(problems)
+    return developed
 
 
 def load_picture(sample: Sample, size: int) -> Picture:
     """The picture stretched to (size, size) exactly as inference does it, boxes along with it."""
-    with Image.open(sample.path) as image:
-        pixels = np.array(image.convert("L"))
-    stretched, mapping = stretch(pixels, (size, size))
+    stretched, mapping = stretch(pixels_of(sample.path), (size, size))
     return Picture(stretched, mapping.to_input(sample.boxes), sample.labels)
+
+
+class Shelf:
+    """Stretched pixels kept in memory, so that a film is decoded once and not five times an epoch.
+
+    most_bytes: what came first stays until this is full; another size clears the shelf. None: a quarter of the
+        machine's memory, at most 8 GB, shared by `processes`
+    """
+
+    def __init__(self, most_bytes: int | None = None, processes: int = 1) -> None:
+        quarter = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+        self.most_bytes = min(quarter, 8 << 30) // processes if most_bytes is None else most_bytes
+        self._size, self._held = 0, 0
+        self._kept: dict[Path, tuple[NDArray[np.uint8], Stretch]] = {}
+        self._lock = threading.Lock()
+
+    def picture(self, sample: Sample, size: int) -> Picture:
+        """As `load_picture`; the pixels must not be written to."""
+        with self._lock:
+            if size != self._size:
+                self._size, self._held = size, 0
+                self._kept.clear()
+            found = self._kept.get(sample.path)
+        if found is None:
+            found = stretch(pixels_of(sample.path), (size, size))
+            found[0].flags.writeable = False
+            with self._lock:
+                if size == self._size and self._held + found[0].nbytes <= self.most_bytes:
+                    self._held += found[0].nbytes if sample.path not in self._kept else 0
+                    self._kept[sample.path] = found
+        return Picture(found[0], found[1].to_input(sample.boxes), sample.labels)
+
+
+def load_letterboxed(sample: Sample, size: int) -> Picture:
+    """The picture with its aspect ratio kept, at the top left of (size, size), gray beside it."""
+    pixels = pixels_of(sample.path)
+    scale = size / max(pixels.shape)
+    width, height = (max(1, int(n * scale)) for n in (pixels.shape[1], pixels.shape[0]))
+    small, mapping = stretch(pixels, (width, height))
+    canvas = np.full((size, size), FILL, np.uint8)
+    canvas[:height, :width] = small
+    return Picture(canvas, mapping.to_input(sample.boxes), sample.labels)
 
 
 def hip_centre(sample: Sample, size: int) -> NDArray[np.float64] | None:
@@ -109,6 +125,13 @@ class Batch(NamedTuple):
 
     pixels: Tensor
     truths: list[Truth]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        if device.type == "cpu":
+            return self
+        truths = [Truth(t.boxes.to(device), t.labels.to(device)) for t in self.truths]
+        return Batch(self.pixels.to(device, non_blocking=True), truths)
 
 
 def as_batch(pictures: Sequence[Picture]) -> Batch:
@@ -140,6 +163,12 @@ class EpochPlan:
     rank: int = 0  #: which share of each batch
     world: int = 1  #: of how many
     crop: int | None = None  #: see only a square of so many pixels, mostly about the hip
+    class_names: Sequence[str] = ()  #: those that name a side change it in a mirror
+    shelf: Shelf | None = None  #: keeps what was decoded from epoch to epoch
+    shares: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  #: how much of the run is done at its beginning and its end, 0..1
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from draw number `start` on, prepared by threads a little ahead."""
@@ -171,10 +200,15 @@ class EpochPlan:
             rng.integers(0, len(self.samples), PICTURES_FOR_A_MOSAIC - 1).tolist() if joins else []
         )
         chosen = [self.samples[i] for i in (order[at], *others)]
-        pictures = [load_picture(sample, size) for sample in chosen]
+        load = self.shelf.picture if self.shelf else load_picture
+        pictures = [load(sample, size) for sample in chosen[: PICTURES_FOR_A_MOSAIC - 1]]
+        pictures += [load_letterboxed(sample, size) for sample in chosen[PICTURES_FOR_A_MOSAIC - 1 :]]
         if self.crop is not None:
             pictures = [self._cut(s, p, rng) for s, p in zip(chosen, pictures, strict=True)]
-        return vary(pictures, a, self.crop or size, rng, plain=self.plain)
+        mirrored = mirrored_classes(self.class_names) if self.class_names else None
+        share = self.shares[0] + (self.shares[1] - self.shares[0]) * at / max(self.draws, 1)
+        whole = self.crop or size
+        return vary(pictures, a, whole, rng, share=share, plain=self.plain, mirrored=mirrored)
 
     def _cut(self, sample: Sample, picture: Picture, rng: np.random.Generator) -> Picture:
         centre = hip_centre(sample, self.size)

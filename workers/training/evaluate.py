@@ -9,21 +9,21 @@ Every picture goes through the same decision rule as in the node. Definitions:
   located        fractured pictures whose best finding has its centre inside the true box
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hipnode.decision import DecisionRule, iou, name_findings
+from hipnode.evaluation.statistics.estimates import Estimate
+from hipnode.evaluation.statistics.intervals import wilson
+from hipnode.evaluation.statistics.roc import auc
 from hipnode.findings import Algorithm, Box, Detections, Finding
 from hipnode.images import Radiograph
-from workers.training.data import Sample
+from workers.training.samples import Sample, pixels_of
 
-Z95 = 1.959963984540054
 Detect = Callable[[Sequence[NDArray[np.uint8]]], list[Detections]]
 Change = Callable[[Sample, NDArray[np.uint8]], NDArray[np.uint8]]
 PICTURES_AT_ONCE = 8
@@ -33,7 +33,7 @@ PICTURES_AT_ONCE = 8
 class Case:
     """A labelled picture and what the detector saw in it.
 
-    truth: class index, None without a fracture; box: the true one, picture pixels
+    truth: class index of the first fracture, None without one; box: that fracture's, picture pixels
     """
 
     sample: Sample
@@ -41,6 +41,16 @@ class Case:
     box: Box | None
     detections: Detections
     shape: tuple[int, int]
+
+    @property
+    def classes(self) -> set[int]:
+        """Every class that is in the picture."""
+        return {int(label) for label in self.sample.labels}
+
+    @property
+    def owner(self) -> str:
+        """Its patient."""
+        return self.sample.owner
 
     def class_scores(self, classes: int) -> NDArray[np.float64]:
         """(classes,) best score of each class, 0 where it has no candidate."""
@@ -59,8 +69,7 @@ def look(samples: Sequence[Sample], detect: Detect, change: Change | None = None
         part = samples[start : start + PICTURES_AT_ONCE]
         pictures = []
         for sample in part:
-            with Image.open(sample.path) as image:
-                pixels = np.array(image.convert("L"))
+            pixels = pixels_of(sample.path)
             pictures.append(change(sample, pixels) if change else pixels)
         for sample, picture, found in zip(part, pictures, detect(pictures), strict=True):
             fractured = len(sample.labels) > 0
@@ -70,33 +79,9 @@ def look(samples: Sequence[Sample], detect: Detect, change: Change | None = None
     return cases
 
 
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson score); (0, 1) when nothing was counted."""
-    if of == 0:
-        return 0.0, 1.0
-    share, z2 = hits / of, Z95**2
-    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = Z95 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Chance that a positive scores above a negative, ties half; nan where one kind is missing."""
-    high, low = scores[positive], scores[~positive]
-    if len(high) == 0 or len(low) == 0:
-        return math.nan
-    difference = high[:, None] - low[None, :]
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
-
-
-def auc_interval(value: float, positives: int, negatives: int) -> tuple[float, float]:
-    """95 % interval of an AUC (Hanley and McNeil, Radiology 1982;143:29-36), clipped to 0..1."""
-    if not positives or not negatives:
-        return 0.0, 1.0
-    q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
-    variance = value * (1 - value) + (positives - 1) * (q1 - value**2) + (negatives - 1) * (q2 - value**2)
-    half = Z95 * math.sqrt(max(variance, 0.0) / (positives * negatives))
-    return max(value - half, 0.0), min(value + half, 1.0)
+def scores_of(cases: Sequence[Case], classes: int) -> NDArray[np.float64]:
+    """(cases, classes) best score of each class in each picture, 0 where it has no candidate."""
+    return np.array([case.class_scores(classes) for case in cases]).reshape(len(cases), classes)
 
 
 def best_finding(case: Case, algorithm: Algorithm, rule: DecisionRule) -> Finding | None:
@@ -114,9 +99,21 @@ def best_finding(case: Case, algorithm: Algorithm, rule: DecisionRule) -> Findin
 
 
 def _share(hits: int, of: int) -> dict[str, Any]:
-    low, high = wilson(hits, of)
-    value = round(hits / of, 4) if of else None
-    return {"hits": hits, "of": of, "value": value, "low": round(low, 4), "high": round(high, 4)}
+    return {"hits": hits, "of": of, **_told(wilson(hits, of))}
+
+
+def _told(estimate: Estimate) -> dict[str, Any]:
+    """Value and 95 % interval for JSON, None where there is none."""
+    rounded = {name: getattr(estimate, name) for name in ("value", "low", "high")}
+    return {name: None if value is None else round(value, 4) for name, value in rounded.items()}
+
+
+def judged(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64], patients: Sequence[str]
+) -> dict[str, Any]:
+    """An AUC with its 95 % interval and method, for JSON; pictures of one patient count as one draw."""
+    estimate = auc(positive, scores, np.asarray(patients))
+    return {**_told(estimate), "n": estimate.n, "positives": estimate.events, "method": estimate.method}
 
 
 def measure(cases: Sequence[Case], algorithm: Algorithm, rule: DecisionRule) -> dict[str, Any]:
@@ -127,7 +124,8 @@ def measure(cases: Sequence[Case], algorithm: Algorithm, rule: DecisionRule) -> 
     given = [None if a is None else a.class_name for a in answers]
     fractured = np.array([t is not None for t in truths])
     fired = np.array([g is not None for g in given])
-    scores = np.array([c.class_scores(len(names)).max(initial=0.0) for c in cases])
+    each = scores_of(cases, len(names))
+    scores, owners = each.max(axis=1, initial=0.0), [case.owner for case in cases]
     overlaps: list[float] = []
     located = 0
     by_class: dict[str, list[float]] = {name: [] for name in names}
@@ -139,17 +137,18 @@ def measure(cases: Sequence[Case], algorithm: Algorithm, rule: DecisionRule) -> 
             box = case.box
             located += box.column_min <= column <= box.column_max and box.row_min <= row <= box.row_max
     classes = {}
-    for name in names:
-        own = [t == name for t in truths]
+    for k, name in enumerate(names):
+        own = np.array([k in case.classes for case in cases], bool)
         said = [g == name for g in given]
         classes[name] = {
-            "sensitivity": _share(sum(s for s, o in zip(said, own, strict=True) if o), sum(own)),
+            "sensitivity": _share(sum(s for s, o in zip(said, own, strict=True) if o), int(own.sum())),
             "specificity": _share(
-                sum(not s for s, o in zip(said, own, strict=True) if not o), len(own) - sum(own)
+                sum(not s for s, o in zip(said, own, strict=True) if not o), int((~own).sum())
             ),
             "found_as_any": _share(
-                sum(g is not None for g, o in zip(given, own, strict=True) if o), sum(own)
+                sum(g is not None for g, o in zip(given, own, strict=True) if o), int(own.sum())
             ),
+            "auc": judged(own, each[:, k], owners),
             "mean_iou": round(float(np.mean(by_class[name])), 4) if by_class[name] else None,
         }
     return {
@@ -157,7 +156,7 @@ def measure(cases: Sequence[Case], algorithm: Algorithm, rule: DecisionRule) -> 
         "any": {
             "sensitivity": _share(int((fired & fractured).sum()), int(fractured.sum())),
             "specificity": _share(int((~fired & ~fractured).sum()), int((~fractured).sum())),
-            "auc": round(auc(scores, fractured), 4),
+            "auc": judged(fractured, scores, owners),
             "located": _share(located, int(fractured.sum())),
         },
         "classes": classes,
@@ -177,6 +176,17 @@ def _counts(truths: Sequence[str | None], given: Sequence[str | None], truth: st
     return counts
 
 
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _with_interval(number: dict[str, Any]) -> str:
+    if number["value"] is None:
+        return "-"
+    limits = "" if number["low"] is None else f" ({number['low']:.3f}-{number['high']:.3f})"
+    return f"{number['value']:.3f}{limits}"
+
+
 def _text(share: dict[str, Any]) -> str:
     if share["value"] is None:
         return "-"
@@ -184,20 +194,20 @@ def _text(share: dict[str, Any]) -> str:
 
 
 def as_markdown(numbers: dict[str, Any]) -> str:
-    """The numbers as two Markdown tables: shares with 95 % Wilson intervals, and truth against answer."""
+    """The numbers as two Markdown tables: 95 % intervals (shares: Wilson), and truth against answer."""
     lines = [
-        "| | sensitivity | specificity | mean IoU |",
-        "| --- | --- | --- | --- |",
+        "| | sensitivity | specificity | AUC | mean IoU |",
+        "| --- | --- | --- | --- | --- |",
         f"| any fracture | {_text(numbers['any']['sensitivity'])} | {_text(numbers['any']['specificity'])} "
-        f"| {numbers['mean_iou'] or 0:.3f} |",
+        f"| {_with_interval(numbers['any']['auc'])} | {_plain(numbers['mean_iou'])} |",
     ]
     for name, row in numbers["classes"].items():
-        mean = "-" if row["mean_iou"] is None else f"{row['mean_iou']:.3f}"
-        lines.append(f"| {name} | {_text(row['sensitivity'])} | {_text(row['specificity'])} | {mean} |")
+        shares = f"{_text(row['sensitivity'])} | {_text(row['specificity'])}"
+        lines.append(f"| {name} | {shares} | {_with_interval(row['auc'])} | {_plain(row['mean_iou'])} |")
     columns = list(numbers["answers"])
     lines += [
         "",
-        f"AUC of the best score, any fracture: {numbers['any']['auc']:.3f}. "
+        "AUC of any fracture is of the best score. "
         f"Fractures whose best finding lies on the true box: {_text(numbers['any']['located'])}.",
         "",
         "| truth \\ answer | " + " | ".join(columns) + " |",

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.training.data import DataError, Sample
-from workers.training.evaluate import Detect, auc, auc_interval, look
+from workers.training.evaluate import Detect, judged, look, scores_of
+from workers.training.samples import DataError, Sample
 
 MARGIN = 0.05
 """The painted box is larger than the labelled one by this share of its sides, on each side."""
@@ -121,8 +121,9 @@ def leak_check(
     numbers: dict[str, Any] = {"pictures": len(samples), "fractured": int((truth >= 0).sum())}
     for name, change in (("seen", None), ("hidden", hide)):
         cases = look(samples, detect, change)
-        scores = np.array([case.class_scores(len(names)).max(initial=0.0) for case in cases])
-        told, normal = partial(_told, scores), truth < 0
+        scores = scores_of(cases, len(names)).max(axis=1, initial=0.0)
+        owners = np.array([case.owner for case in cases])
+        told, normal = partial(_told, scores, owners), truth < 0
         numbers[name] = told(truth >= 0, normal) | {
             "classes": {
                 class_name: told(truth == k, normal & (made_for == k) if change else normal)
@@ -133,9 +134,11 @@ def leak_check(
 
 
 def _told(
-    scores: NDArray[np.float64], positive: NDArray[np.bool_], negative: NDArray[np.bool_]
-) -> dict[str, float]:
+    scores: NDArray[np.float64],
+    owners: NDArray[np.str_],
+    positive: NDArray[np.bool_],
+    negative: NDArray[np.bool_],
+) -> dict[str, Any]:
     counted = positive | negative
-    value = auc(scores[counted], positive[counted])
-    low, high = auc_interval(value, int(positive.sum()), int(negative.sum()))
-    return {"auc": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+    found = judged(positive[counted], scores[counted], owners[counted].tolist())
+    return {"auc": found["value"], "low": found["low"], "high": found["high"]}

@@ -5,7 +5,7 @@ damo/base_models/losses/gfocal_loss.py. Everything runs in float32, also under a
 cross-entropies take logits: on probabilities they are unsafe in 16 bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,15 +57,22 @@ def distribution_focal(box_logits: Tensor, targets: Tensor) -> Tensor:
     return -(at_low * (1 - share_of_high) + at_high * share_of_high)
 
 
+Mean = Callable[[Tensor], Tensor]
+
+
 def detection_losses(
-    outputs: HeadOutputs, project: Tensor, truths: Sequence[Truth], beta: float = 2.0
+    outputs: HeadOutputs,
+    project: Tensor,
+    truths: Sequence[Truth],
+    beta: float = 2.0,
+    mean: Mean = lambda value: value,
 ) -> Losses:
     """The losses of a batch: truths[i] is what is in picture i (it may be nothing).
 
     project (17,): `model.head.integral.project`. Sums are divided by what the whole batch holds:
     the class loss by the number of positives, the others by the sum of their weights (the largest
-    class score of each positive), each at least 1. Without positives the box losses are 0, with a
-    gradient of 0.
+    class score of each positive), each averaged over the processes by `mean` and at least 1. Without
+    positives the box losses are 0, with a gradient of 0.
     """
     logits, box_logits = outputs.class_logits, outputs.box_logits
     boxes = boxes_of(box_logits, outputs.points, outputs.strides, project)
@@ -73,7 +80,7 @@ def detection_losses(
         assign(logits[i].detach(), boxes[i].detach(), outputs.points, outputs.strides, truth)
         for i, truth in enumerate(truths)
     ]
-    return losses_of(outputs, boxes, truths, found, beta)
+    return losses_of(outputs, boxes, truths, found, beta, mean)
 
 
 def losses_of(
@@ -82,6 +89,7 @@ def losses_of(
     truths: Sequence[Truth],
     found: Sequence[Assignment],
     beta: float = 2.0,
+    mean: Mean = lambda value: value,
 ) -> Losses:
     """The losses for a given assignment; boxes (b, n, 4) are the decoded ones."""
     logits = outputs.class_logits
@@ -89,20 +97,21 @@ def losses_of(
     ious = torch.stack([a.ious for a in found])
     positive = labels < logits.shape[-1]
     count = int(positive.sum())
-    classes = quality_focal(logits.flatten(0, 1), labels.flatten(), ious.flatten(), beta) / max(count, 1)
+    weight = logits.detach()[positive].sigmoid().amax(-1)  # (positives,)
+    # Every process asks for both means, whatever it found: they wait for each other.
+    norms = mean(torch.stack([positive.sum().to(weight.dtype), weight.sum()])).clamp(min=1)
+    classes = quality_focal(logits.flatten(0, 1), labels.flatten(), ious.flatten(), beta) / norms[0]
     if count == 0:
         nothing = outputs.box_logits.sum() * 0
         return Losses(CLASS_WEIGHT * classes + nothing, CLASS_WEIGHT * classes, nothing, nothing, 0)
     at = torch.cat(
         [t.boxes[a.truths[a.labels < logits.shape[-1]]] for t, a in zip(truths, found, strict=True)]
     )
-    weight = logits.detach()[positive].sigmoid().amax(-1)  # (positives,)
-    norm = weight.sum().clamp(min=1)
-    box = ((1 - giou(boxes[positive], at)) * weight).sum() / norm
+    box = ((1 - giou(boxes[positive], at)) * weight).sum() / norms[1]
     stride = outputs.strides.expand(positive.shape)[positive][:, None]
     points = outputs.points.expand(*positive.shape, 2)[positive]
     box_logits = outputs.box_logits[positive]  # (positives, 4, bins)
     distances = distances_to(points / stride, at / stride, box_logits.shape[-1] - 1)
-    dfl = (distribution_focal(box_logits, distances) * weight[:, None]).sum() / (4 * norm)
+    dfl = (distribution_focal(box_logits, distances) * weight[:, None]).sum() / (4 * norms[1])
     parts = CLASS_WEIGHT * classes, BOX_WEIGHT * box, DISTANCE_WEIGHT * dfl
     return Losses(parts[0] + parts[1] + parts[2], *parts, count)

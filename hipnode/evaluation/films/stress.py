@@ -31,8 +31,8 @@ NOT_TESTED = (
     "A missing side marker is not tested: no number here comes from the letter on the film, sides come from headers.",
     "A film of another region under a hip header is not tested: it needs films of other regions. "
     "Put them into the data folder as cases without a fracture.",
-    "A hip with an implant in the picture is not tested: the phantoms have none. Implant named tests that the header "
-    "alone is enough for a refusal; films with implants belong into the data folder, with a column implant.",
+    "A hip with an implant in the picture is not tested: none is drawn into a film. Implant named tests that the "
+    "header alone is enough for a refusal; films with implants belong into the data folder, with a column implant.",
 )
 
 
