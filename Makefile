@@ -24,7 +24,7 @@ demo: .venv/.node  ## from nothing to results on screen (FILMS=DIR sends your ow
 
 test: .venv/.dev  ## install what the tests need, run them all
 	sh tests/install_peers.sh
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.dev dist  ## ruff, the import rules, images and compose files, and what sdist and wheel hold
 	$(BIN)/ruff check .
