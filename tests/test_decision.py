@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hipnode.decision import Calibration, DecisionRule, group_hips, name_findings, same_hip
+from hipnode.evaluation.statistics import calibration
 from hipnode.findings import (
     Algorithm,
     Alternative,
@@ -243,7 +244,6 @@ def test_certainty_and_level_are_told_and_decide_nothing() -> None:
 
 @pytest.mark.parametrize("method", ["temperature", "platt", "isotonic"])
 def test_the_node_maps_scores_as_the_evaluation_fitted_them(method: str) -> None:
-    calibration = pytest.importorskip("hipnode.evaluation.calibration")
     rng = np.random.default_rng(5)
     scores = rng.random(200).round(4)
     fitted = calibration.fit(method, rng.random(200) < scores**2, scores)
