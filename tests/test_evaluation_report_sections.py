@@ -97,6 +97,16 @@ def test_the_summary_says_counts_and_the_range_they_allow() -> None:
     assert "The labels name no groups" in said
 
 
+def test_every_error_is_a_line_in_a_file_and_counted_in_a_table() -> None:
+    document = evaluation_document(run(binary(45, 5, 6, 44)))
+    assert table(document, "errors").rows == (
+        ("missed", 5), ("false alarm", 6), ("another class", 0), ("not read", 0),
+    )  # fmt: skip
+    lines = dict(document.files)["errors.csv"].splitlines()
+    assert len(lines) == 1 + 11
+    assert sum(",missed,fracture,N," in line for line in lines) == 5
+
+
 def test_the_summary_gives_the_predictive_value_of_the_site() -> None:
     assert "At the prevalence given for the site, 5.0%, it would be 28 of 100" in summary_of(
         binary(45, 5, 6, 44), prevalence=0.05

@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from hipnode.evaluation.assemble import Options, evaluate
 from hipnode.evaluation.provenance import command_line, content_sha256, provenance
 from hipnode.evaluation.record import ANY
+from hipnode.evaluation.review import as_csv
 from hipnode.evaluation.statistics.intervals import clopper_pearson, wilson
 from hipnode.evaluation.tables import Label, Prediction, Read, TableBox, Tables, TablesUnusable
 from hipnode.evaluation.thresholds import Wanted
@@ -140,6 +141,24 @@ def test_a_sensitivity_that_only_calling_every_case_reaches_is_said_to_be_that()
     assert (point.counts.tp, point.counts.fp) == (4, 2)
     assert model.any_fracture.levels is None
     assert model.any_fracture.levels_says.startswith("Only by calling every case")
+
+
+def test_every_error_is_listed_by_its_case():
+    scores = [[0.9, 0.1], [0.2, 0.1], [0.1, 0.8], [0.1, 0.7], [0.0, 0.2]]
+    tables = rows(("DF", "VF"), ["DF", "DF", "DF", "N", "N"], scores)
+    silent = Prediction(6, "c0004", "m", "1", {}, not_read="refused")
+    tables = replace(tables, predictions=tables.predictions[:4], unread=(silent,))
+    found = run(tables, replace(FEW, thresholds=Wanted(all=0.5))).models[0].errors
+    assert [(e.case_id, e.what, e.reference, e.called, e.score) for e in found] == [
+        ("c0001", "missed", ("DF",), (), 0.2),
+        ("c0002", "another class", ("DF",), ("VF",), 0.8),
+        ("c0003", "false alarm", (), ("VF",), 0.7),
+        ("c0004", "not read", (), (), None),
+    ]
+    lines = as_csv(found).splitlines()
+    assert lines[0] == "case_id,what,reference,called,highest_score,cause,harm,mitigation"
+    assert lines[2] == "c0002,another class,DF,VF,0.8000,,,"
+    assert lines[4] == "c0004,not read,N,,,,,"
 
 
 def test_calibrators_are_fitted_on_validation_and_kept():

@@ -148,7 +148,7 @@ def _evaluation(request: Request, judged: Judged, plan: ledger.AcceptancePlan) -
     made = provenance(
         tables, seed=protocol.seed, resamples=protocol.resamples, command=request.command, package=package
     )
-    return evaluation_document(evaluate(tables, options, made))
+    return evaluation_document(evaluate(tables, options, made), with_errors=False)
 
 
 def _history(run: ledger.AcceptanceRun, plan: ledger.AcceptancePlan) -> list[str]:

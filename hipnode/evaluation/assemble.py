@@ -31,6 +31,7 @@ from hipnode.evaluation.record import (
     Threshold,
     Unread,
 )
+from hipnode.evaluation.review import Reviewed, errors
 from hipnode.evaluation.statistics.agreement import cohen_kappa
 from hipnode.evaluation.statistics.classes import NO_FRACTURE, multi_label, single_label
 from hipnode.evaluation.statistics.counts import class_table, confusion, one_hot
@@ -240,7 +241,15 @@ def _result(
         ),
         runtime_ms=_quartiles(timed) if len(timed) else None,
         unread=_unread(each, options),
+        errors=_errors(each),
     )
+
+
+def _errors(each: _Answered) -> tuple[Reviewed, ...]:
+    """The errors of the thresholds in use, and after them the units that were not read."""
+    cases = each.cases
+    silent = (Reviewed(u.case_id, "not read", u.classes, (), None) for u in cases.unread)
+    return (*errors(cases.case_ids, cases.classes, cases.truth, each.called, cases.scores), *silent)
 
 
 def _quartiles(values: NDArray[np.float64]) -> tuple[float, float, float]:

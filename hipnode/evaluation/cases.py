@@ -35,6 +35,7 @@ MOST_VALUES = 12  # a column with more is no stratum; it may also be an identifi
 class Unread:
     """A judged unit on which the model gave no answer."""
 
+    case_id: str
     patient: str
     classes: tuple[str, ...]
     reason: str
@@ -195,7 +196,7 @@ def gather(tables: Tables, model: tuple[str, str], split: str, rule: DecisionRul
             [np.nan if p.runtime_ms is None else p.runtime_ms for p in said], dtype=np.float64
         ),
         unread=tuple(
-            Unread(label.patient_id, label.classes, silent[label.case_id].not_read or "")
+            Unread(label.case_id, label.patient_id, label.classes, silent[label.case_id].not_read or "")
             for label in labels
             if label.case_id in silent
         ),

@@ -1,7 +1,8 @@
 """The record of one evaluation: everything a report prints, as values with their counts. Pure.
 
-`hipnode.evaluation.assemble.evaluate` makes it from tables. Nothing in it names a patient or a case, but
-for the reads exported for R. All bootstrap intervals of one record come from the same resamples of patients.
+`hipnode.evaluation.assemble.evaluate` makes it from tables. Nothing in it names a patient, and only the
+list of errors and the reads exported for R name a case. All bootstrap intervals of one record come from the same
+resamples of patients.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from hipnode.decision import DecisionRule
 from hipnode.evaluation.provenance import Provenance
+from hipnode.evaluation.review import Reviewed
 from hipnode.evaluation.statistics.calibration import Bin, CalibrationLine, Calibrator
 from hipnode.evaluation.statistics.counts import ClassTable, Counts
 from hipnode.evaluation.statistics.estimates import Estimate
@@ -254,6 +256,7 @@ class ModelResult:
     confusion: (K + 1, K + 1) units by reference (row) and call (column), outcomes in that order
     accuracy: of the single-label view
     runtime_ms: (first quartile, median, third quartile) of the predictions' run times; None where not given
+    errors: the units that were missed, called falsely, called another class or not read, in the order of the labels
     """
 
     model_id: str
@@ -272,6 +275,7 @@ class ModelResult:
     localisation: Localisation
     strata: Strata
     runtime_ms: tuple[float, float, float] | None
+    errors: tuple[Reviewed, ...]
     unread: Unread
 
     @property

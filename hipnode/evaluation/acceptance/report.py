@@ -1,20 +1,14 @@
 """The report of an acceptance run: verdict first, then what was decided before and all that was found. Pure."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hipnode.evaluation.acceptance.cases import ThresholdUsed
 from hipnode.evaluation.acceptance.judgement import Acceptance, Answers, Verdict
 from hipnode.evaluation.acceptance.protocol import ANY, Protocol
 from hipnode.evaluation.report.document import Cell, Document, Section, Table
-from hipnode.evaluation.report.spreadsheets import guarded
 from hipnode.evaluation.report.words import count, listed, plural
-from hipnode.evaluation.statistics.classes import NO_FRACTURE
+from hipnode.evaluation.review import as_csv, errors
 from hipnode.evaluation.tables import Label
 from hipnode.status import AcceptanceOutcome
 
@@ -92,34 +86,9 @@ def acceptance_document(
 
 
 def review(answers: Answers, labels: Sequence[Label]) -> str:
-    """A CSV of every unit that was answered wrongly or not, with columns to fill in: a failure register.
-
-    The columns follow the audit of Liu et al., Lancet Digit Health 2022;4:e384-97: cause, harm, mitigation.
-    """
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(["case_id", "what", "reference", "called", "highest_score", "cause", "harm", "mitigation"])
-    truth, called, score = answers.of(ANY)
-    for i, label in enumerate(labels):
-        same = bool((answers.truth[i] == (answers.called[i] & answers.read[i])).all())
-        if answers.read[i] and same:
-            continue
-        if not answers.read[i]:
-            what = "not read"
-        elif truth[i] and not called[i]:
-            what = "missed"
-        elif called[i] and not truth[i]:
-            what = "false alarm"
-        else:
-            what = "another class"
-        shown = f"{score[i]:.4f}" if answers.read[i] else ""
-        out.writerow([guarded(label.case_id), what, _names(answers, answers.truth[i]),
-                      _names(answers, answers.called[i] & answers.read[i]), shown, "", "", ""])  # fmt: skip
-    return text.getvalue()
-
-
-def _names(answers: Answers, row: NDArray[np.bool_]) -> str:
-    return ";".join(name for name, has in zip(answers.classes, row, strict=True) if has) or NO_FRACTURE
+    """A CSV of every unit that was answered wrongly or not, with columns to fill in: a failure register."""
+    cases = [label.case_id for label in labels]
+    return as_csv(errors(cases, answers.classes, answers.truth, answers.called, answers.scores, answers.read))
 
 
 def _verdict(protocol: Protocol, found: Acceptance, facts: RunFacts, answers: Answers | None) -> Section:

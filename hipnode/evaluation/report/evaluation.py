@@ -5,16 +5,29 @@ from collections.abc import Sequence
 
 from hipnode.evaluation.record import ANY, Evaluation, ModelResult, SplitFacts
 from hipnode.evaluation.report.document import Cell, Document, Section, Table
-from hipnode.evaluation.report.model_sections import class_section, curve_section, threshold_section
+from hipnode.evaluation.report.model_sections import (
+    class_section,
+    curve_section,
+    error_section,
+    errors_file,
+    threshold_section,
+)
 from hipnode.evaluation.report.naming import Naming
 from hipnode.evaluation.report.place_sections import calibration_section, place_section, strata_section
 from hipnode.evaluation.report.reader_sections import comparison_section, reader_files, reader_section
 from hipnode.evaluation.report.summary import summary_section
 from hipnode.evaluation.report.words import count, listed, plural, with_interval
+from hipnode.evaluation.review import as_csv
 
 
-def evaluation_document(evaluation: Evaluation, more: Sequence[Section] = ()) -> Document:
-    """Everything of the record as a document. more: sections after the model's own, e.g. the published tables."""
+def evaluation_document(
+    evaluation: Evaluation, more: Sequence[Section] = (), *, with_errors: bool = True
+) -> Document:
+    """Everything of the record as a document.
+
+    more: sections after the models' own, e.g. the published tables
+    with_errors: whether the errors are listed, case by case; an acceptance run has a list of its own
+    """
     naming = Naming(evaluation.facts)
     sections = [_case_section(evaluation, naming)]
     several = len(evaluation.models) > 1
@@ -23,6 +36,7 @@ def evaluation_document(evaluation: Evaluation, more: Sequence[Section] = ()) ->
         sections += [
             class_section(model, own), threshold_section(model, own), curve_section(model, own),
             place_section(model, own), calibration_section(model, own), strata_section(model, own),
+            *([error_section(model, own)] if with_errors else []),
         ]  # fmt: skip
     if evaluation.comparisons:
         sections.append(comparison_section(evaluation.comparisons, naming))
@@ -36,7 +50,7 @@ def evaluation_document(evaluation: Evaluation, more: Sequence[Section] = ()) ->
         sections=tuple(sections),
         facts=_facts(evaluation),
         warnings=evaluation.warnings,
-        files=_files(evaluation),
+        files=_files(evaluation, with_errors),
     )
 
 
@@ -128,7 +142,7 @@ def _facts(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
     return tuple(facts)
 
 
-def _files(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
+def _files(evaluation: Evaluation, with_errors: bool) -> tuple[tuple[str, str], ...]:
     files = list(reader_files(evaluation.readers)) if evaluation.readers is not None else []
     for place, model in enumerate(evaluation.models, start=1):
         records = {
@@ -140,7 +154,9 @@ def _files(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
             for question in (model.any_fracture, *model.classes)
         }
         records = {name: made for name, made in records.items() if made}
+        ending = f"-{place}" if len(evaluation.models) > 1 else ""
+        if with_errors:
+            files.append((errors_file(Naming(evaluation.facts, ending)), as_csv(model.errors)))
         if records:
-            ending = f"-{place}" if len(evaluation.models) > 1 else ""
             files.append((f"calibrators{ending}.json", json.dumps(records, indent=1, sort_keys=True) + "\n"))
     return tuple(files)

@@ -202,3 +202,26 @@ def _levels(questions: Sequence[Question], naming: Naming) -> tuple[Table | None
         (f"Possible: sensitivity at least 95 %; definite: specificity at least 90 %; {'; '.join(sorted(chosen))}.",),
     )  # fmt: skip
     return table, tuple(why)
+
+
+def error_section(model: ModelResult, naming: Naming) -> Section:
+    """How many errors of each kind there are, and where each of them is a line."""
+    kinds = ("missed", "false alarm", "another class", "not read")
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (kind, sum(error.what == kind for error in model.errors)) for kind in kinds
+    )
+    words = (
+        f"Each is a line in files/{errors_file(naming)}, named by its case_id, with columns for cause, harm and "
+        "mitigation. Look at every missed fracture and at a sample of the false alarms: a good average hides an "
+        "obvious fracture that was missed (Oakden-Rayner et al., Lancet Digit Health 2022;4:e351-8)."
+    )
+    notes = ("At the thresholds in use, each class by itself: a class too many or too few is another class.",)
+    table = Table(
+        naming.part("errors"), naming.title("To be looked at"), naming.unit, ("what", "n"), rows, notes
+    )
+    return Section(naming.title("Errors to review"), (words,), (table,))
+
+
+def errors_file(naming: Naming) -> str:
+    """The name of the list of errors."""
+    return f"{naming.part('errors')}.csv"
