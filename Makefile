@@ -57,7 +57,7 @@ evaluation-example: .venv/.dev  ## make the report of docs/evaluation-example fr
 		--out $(EXAMPLE)/report
 	rm -rf docs/evaluation-example
 	mkdir docs/evaluation-example
-	cp -r $(EXAMPLE)/report/report.md $(EXAMPLE)/report/figures $(EXAMPLE)/report/tables docs/evaluation-example
+	cd $(EXAMPLE)/report && cp -r report.md figures tables files $(CURDIR)/docs/evaluation-example
 
 phantom-sheet: .venv/.node  ## contact sheet of phantoms, and how they measure (HIPNODE_FILMS=DIR: films beside)
 	$(BIN)/python -m workers.phantom.sheet --out docs/phantom-sheet.jpg
