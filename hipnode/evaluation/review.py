@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from hipnode.evaluation.report.spreadsheets import guarded
 from hipnode.evaluation.statistics.classes import NO_FRACTURE
 
+KINDS = ("missed", "false alarm", "another class", "not read")
 COLUMNS = ("case_id", "what", "reference", "called", "highest_score", "cause", "harm", "mitigation")
 
 
 @dataclass(frozen=True)
 class Reviewed:
-    """One error. what: missed, false alarm, another class or not read; score: the best class's, None if not read."""
+    """One error. what: one of KINDS; score: the best class's, None if not read."""
 
     case_id: str
     what: str

@@ -8,7 +8,7 @@ from hipnode.evaluation.acceptance.judgement import Acceptance, Answers, Verdict
 from hipnode.evaluation.acceptance.protocol import ANY, Protocol
 from hipnode.evaluation.report.document import Cell, Document, Section, Table
 from hipnode.evaluation.report.words import count, listed, plural
-from hipnode.evaluation.review import as_csv, errors
+from hipnode.evaluation.review import KINDS, Reviewed, as_csv, errors
 from hipnode.evaluation.tables import Label
 from hipnode.status import AcceptanceOutcome
 
@@ -50,16 +50,17 @@ def acceptance_document(
 ) -> Document:
     """The report. answers and labels: of the test part, in one order; evaluation: of the same answers, for detail."""
     sections = [_decided(protocol, thresholds)]
+    wrong = _errors(answers, labels) if answers is not None else ()
     if found.strata:
         sections.append(_strata_section(protocol, found))
     if found.stress:
         sections.append(_stress_section(protocol, found))
     if answers is not None:
-        sections.append(_review_section(protocol, answers))
+        sections.append(_review_section(protocol, wrong))
     warnings = _warnings(protocol, found, thresholds)
     files: tuple[tuple[str, str], ...] = ()
     if answers is not None:
-        files = ((REVIEW, review(answers, labels)),)
+        files = ((REVIEW, as_csv(wrong)),)
     if evaluation is not None:
         sections += [
             Section(
@@ -85,10 +86,10 @@ def acceptance_document(
     )
 
 
-def review(answers: Answers, labels: Sequence[Label]) -> str:
-    """A CSV of every unit that was answered wrongly or not, with columns to fill in: a failure register."""
+def _errors(answers: Answers, labels: Sequence[Label]) -> tuple[Reviewed, ...]:
+    """Every unit that was answered wrongly or not, in the view of the protocol."""
     cases = [label.case_id for label in labels]
-    return as_csv(errors(cases, answers.classes, answers.truth, answers.called, answers.scores, answers.read))
+    return errors(cases, answers.classes, answers.truth, answers.called, answers.scores, answers.read)
 
 
 def _verdict(protocol: Protocol, found: Acceptance, facts: RunFacts, answers: Answers | None) -> Section:
@@ -235,14 +236,9 @@ def _stress_section(protocol: Protocol, found: Acceptance) -> Section:
     return Section("Changed films", (), (table,))
 
 
-def _review_section(protocol: Protocol, answers: Answers) -> Section:
-    truth, called, _ = answers.of(ANY)
-    wrong = (answers.truth != (answers.called & answers.read[:, None])).any(axis=1) & answers.read
-    rows: tuple[tuple[Cell, ...], ...] = (
-        ("missed", int((truth & ~called & answers.read).sum())),
-        ("false alarm", int((~truth & called).sum())),
-        ("another class", int((wrong & truth & called).sum())),
-        ("not read", int((~answers.read).sum())),
+def _review_section(protocol: Protocol, found: Sequence[Reviewed]) -> Section:
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (kind, sum(error.what == kind for error in found)) for kind in KINDS
     )
     words = (
         f"Every one of them is a line in files/{REVIEW}, with columns for cause, harm and mitigation. "

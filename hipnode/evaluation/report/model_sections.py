@@ -8,6 +8,7 @@ from hipnode.evaluation.report.curves import Line, Mark, precision_figure, roc_f
 from hipnode.evaluation.report.document import Cell, Figure, Section, Table
 from hipnode.evaluation.report.naming import CHOSEN_WORDS, COUNT_COLUMNS, Naming, counts_of
 from hipnode.evaluation.report.words import count, listed, with_interval
+from hipnode.evaluation.review import KINDS
 from hipnode.evaluation.statistics.counts import AVERAGED, ClassTable
 
 PROPORTIONS = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "balanced_accuracy")
@@ -206,9 +207,8 @@ def _levels(questions: Sequence[Question], naming: Naming) -> tuple[Table | None
 
 def error_section(model: ModelResult, naming: Naming) -> Section:
     """How many errors of each kind there are, and where each of them is a line."""
-    kinds = ("missed", "false alarm", "another class", "not read")
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (kind, sum(error.what == kind for error in model.errors)) for kind in kinds
+        (kind, sum(error.what == kind for error in model.errors)) for kind in KINDS
     )
     words = (
         f"Each is a line in files/{errors_file(naming)}, named by its case_id, with columns for cause, harm and "
